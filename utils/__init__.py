@@ -1,0 +1,1 @@
+"""The helper package behind the notebooks: they narrate, it computes."""

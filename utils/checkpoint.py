@@ -1,0 +1,92 @@
+"""What a fold leaves behind: weights as Hugging Face folders, tables and JSON, each written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from utils import runtime
+from utils.config import Config, InputError
+from utils.model import TextRegressor, TextRegressorConfig
+
+KINDS = ("last", "best", "swa")
+
+
+def fold_folder(config: Config, fold: int | None = None) -> Path:
+    """``output/<run>/fold-<k>``, under the workspace unless ``output_dir`` is absolute."""
+    return runtime.workspace() / config.output_dir / config.run_name / f"fold-{config.fold if fold is None else fold}"
+
+
+def start_fold(folder: Path, about: dict) -> None:
+    """Make an empty ``folder`` with a config.json that tells what is being trained; what was there is removed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", about)
+
+
+def save_model(
+    config: TextRegressorConfig, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """Write ``weights`` (a TextRegressor's state dict, in float32) and the tokenizer as a Hugging Face folder."""
+    with torch.device("meta"):
+        shell = TextRegressor(config)
+    # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies nothing.
+    shell.load_state_dict({name: value.detach().float() for name, value in weights.items()}, assign=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        whole = Path(temporary) / "new"
+        shell.save_pretrained(whole)
+        tokenizer.save_pretrained(whole)
+        if folder.exists():
+            os.replace(folder, Path(temporary) / "old")
+        os.replace(whole, folder)
+
+
+def load_model(folder: Path, kind: str = "swa", **options) -> tuple[TextRegressor, PreTrainedTokenizerBase]:
+    """The trained model of a fold, head included, in eval mode, and its tokenizer.
+
+    Args:
+        folder: ``output/<run>/fold-<k>``.
+        kind: "last", "best" or "swa" (averaged).
+        options: for ``from_pretrained``, such as ``attn_implementation="eager"``.
+    """
+    if kind not in KINDS:
+        raise InputError(f"weights {kind!r} are not known; choose one of: {', '.join(KINDS)}.")
+    source = Path(folder) / kind
+    if not (source / "model.safetensors").is_file():
+        raise InputError(f"{runtime.shown(source)} holds no model; train that fold first with notebook 02.")
+    model = TextRegressor.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
+    return model.eval(), AutoTokenizer.from_pretrained(source)
+
+
+def read_result(folder: Path) -> dict:
+    """A finished fold's result.json."""
+    try:
+        return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{runtime.shown(folder)} holds no finished fold; train it first with notebook 02.") from None
+
+
+def write_json(path: Path, content: dict) -> None:
+    """JSON, with NaN as null."""
+    clean = json.loads(json.dumps(content, default=str), parse_constant=lambda name: None)
+    _write(path, json.dumps(clean, indent=2) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """A CSV with full precision."""
+    _write(path, table.to_csv(index=False))
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,292 @@
+"""Texts and targets: where they come from, reading and checking a table, folds, tokens, batches of similar length."""
+
+import csv
+import os
+import re
+import tempfile
+import urllib.error
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from utils import runtime
+from utils.config import Config, InputError, nearest
+
+# The CLEAR corpus (Crossley et al. 2022), CC BY-NC-SA 4.0, pinned to a commit of github.com/scrosseye/CLEAR-Corpus.
+CLEAR_URL = (
+    "https://github.com/scrosseye/CLEAR-Corpus/raw/201de282b36107e40079b534bd0552a0dfe7210a/CLEAR_corpus_final.xlsx"
+)
+CLEAR_COLUMNS = {
+    "ID": "id", "URL": "url_legal", "License": "license", "Excerpt": "excerpt", "BT_easiness": "target",
+    "s.e.": "standard_error",
+}  # fmt: skip
+#: Where Kaggle mounts a competition's files: two layouts of today and one for datasets that copy them.
+KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_SLUGS = {
+    "commonlit": ("commonlitreadabilityprize",),
+    "feedback": ("feedback-prize-english-language-learning",),
+}
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+def find_table(source: str) -> Path:
+    """The file behind ``Config.data``: "sample", "clear", "commonlit", "feedback", or a path.
+
+    Relative paths are looked for in the current directory, then in the workspace. "clear" is downloaded if absent.
+    Raises InputError naming every place that was looked at.
+    """
+    data = runtime.workspace() / "data"
+    if source == "sample":
+        return runtime.ROOT / "data" / "sample" / "train.csv"
+    if source == "clear":
+        local = data / "clear" / "train.csv"
+        return local if local.exists() else download_clear(local)
+    if source in KAGGLE_SLUGS:
+        local = data / source / "train.csv"
+        mounted = (path for slug in KAGGLE_SLUGS[source] for path in sorted(KAGGLE_INPUT.glob(f"**/{slug}/train.csv")))
+        found = next(mounted, local)
+        if not found.exists():
+            raise InputError(
+                f"the {source} data are neither mounted under {KAGGLE_INPUT} nor at {runtime.shown(local)}; "
+                f"attach the competition on Kaggle, or put its train.csv there."
+            )
+        return found
+    for path in (Path(source), runtime.workspace() / source):
+        if path.is_file():
+            return path
+    known = ["sample", "clear", *KAGGLE_SLUGS]
+    hint = "" if "/" in source or "." in source else f" or a known source; {nearest(source, known)}"
+    raise InputError(f"data={source!r} is not a file{hint or '; check the path.'}")
+
+
+def download_clear(target: Path, url: str = CLEAR_URL) -> Path:
+    """Fetch the CLEAR corpus's spreadsheet and write it to ``target`` as a CSV in CommonLit's columns.
+
+    Shows progress. ``target`` appears only when the whole spreadsheet has arrived and been read.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        sheet = Path(folder) / "clear.xlsx"
+        try:
+            torch.hub.download_url_to_file(url, str(sheet), progress=True)
+        except (OSError, urllib.error.URLError) as error:
+            raise InputError(
+                f"the CLEAR corpus could not be downloaded from {url} ({error}); check the connection, "
+                f'or use data="sample", which needs none.'
+            ) from None
+        table = _read_excel(sheet, sheet_name="Data")
+        if missing := sorted(set(CLEAR_COLUMNS) - set(table.columns)):
+            raise InputError(f"the download from {url} lacks the column {missing[0]!r}; it is not the CLEAR corpus.")
+        table = table[list(CLEAR_COLUMNS)].rename(columns=CLEAR_COLUMNS).dropna(subset=["id"])
+        converted = Path(folder) / "train.csv"
+        table.to_csv(converted, index=False)
+        os.replace(converted, target)
+    return target
+
+
+# --- reading and checking ----------------------------------------------------------------------------------------
+
+
+def load_table(config: Config) -> pd.DataFrame:
+    """Read ``config.data``; check it; clean the texts.
+
+    Returns:
+        A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as float64.
+        Raises InputError for anything ``check_table`` refuses, and for files that are not UTF-8 or not a table.
+    """
+    path = find_table(config.data)
+    table = check_table(read_table(path), config, where=runtime.shown(path))
+    if 0 < config.max_rows < len(table):
+        table = table.sample(config.max_rows, random_state=config.seed).sort_index().reset_index(drop=True)
+    return table
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV (UTF-8) or .xlsx file as a table of strings; nothing is taken for a missing value."""
+    where = runtime.shown(path)
+    if path.suffix == ".xlsx":
+        return _read_excel(path)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file), [])
+        table = pd.read_csv(path, encoding="utf-8-sig", dtype=str, keep_default_na=False)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise InputError(f"{where} cannot be read as a CSV table ({str(error).strip()}).") from None
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise InputError(f"{where} has the column {repeated[0]!r} {header.count(repeated[0])} times; keep one.")
+    return table
+
+
+def _read_excel(path: Path, **options) -> pd.DataFrame:
+    try:
+        return pd.read_excel(path, keep_default_na=False, **options)
+    except Exception as error:  # openpyxl and zipfile raise a dozen kinds for a file that is not a spreadsheet
+        raise InputError(f"{runtime.shown(path)} cannot be read as an .xlsx table ({error}).") from None
+
+
+def clean_text(text: str) -> str:
+    """``text`` with every run of white space, newlines included, as one space: deleting newlines would glue words."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def check_table(table: pd.DataFrame, config: Config, where: str = "the table", targets: bool = True) -> pd.DataFrame:
+    """``table`` with checked ids, cleaned texts and numeric targets.
+
+    Args:
+        targets: False for a test set, which has none.
+
+    Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or non-string
+    text, a target that is no finite number, a missing or duplicated id, or a table without rows.
+    """
+    columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
+    if config.group_column:
+        columns.append(config.group_column)
+    for column in columns:
+        if column not in table.columns:
+            raise InputError(f"{where} has no column {column!r}; {nearest(column, map(str, table.columns))}")
+        if list(table.columns).count(column) > 1:
+            raise InputError(f"{where} has the column {column!r} more than once; keep one.")
+    if table.empty:
+        raise InputError(f"{where} has a header but no rows.")
+    table = table.reset_index(drop=True)
+
+    def refuse(bad: pd.Series, column: str, problem: str) -> None:
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            value = str(table[column].iloc[row])[:40]
+            more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+            raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{more}: {value!r}.")
+
+    texts, ids = table[config.text_column], table[config.id_column]
+    refuse(~texts.map(lambda text: isinstance(text, str)), config.text_column, "holds something that is not text")
+    refuse(texts.map(clean_text) == "", config.text_column, "holds an empty text")
+    refuse(ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id")
+    refuse(ids.astype(str).duplicated(), config.id_column, "repeats an id")
+    table[config.text_column] = texts.map(clean_text)
+    table[config.id_column] = ids.astype(str)
+    for column in config.target_columns if targets else ():
+        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+        refuse(~np.isfinite(numbers), column, "holds no finite number")
+        table[column] = numbers
+    return table
+
+
+def fingerprint(table: pd.DataFrame, config: Config) -> str:
+    """A hash of the ids, texts, targets and folds that a model is trained on, to tell whether two runs saw the same."""
+    columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
+    return f"{int(pd.util.hash_pandas_object(table[columns], index=False).sum()) % 2**64:016x}"
+
+
+# --- folds -------------------------------------------------------------------------------------------------------
+
+
+def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
+
+    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the bins of the first target
+    evenly; "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone.
+    """
+    if len(table) < config.n_folds:
+        raise InputError(f"{len(table)} rows cannot fill n_folds={config.n_folds}; lower n_folds or add rows.")
+    options = {"n_splits": config.n_folds, "shuffle": True, "random_state": config.seed}
+    labels = None
+    if config.fold_by == "kfold":
+        splits = KFold(**options).split(table)
+    elif config.fold_by == "stratified":
+        target = table[config.target_columns[0]]
+        # Sturges' rule for the number of bins, but no more than leave n_folds rows in each.
+        bins = max(1, min(int(1 + np.log2(len(table))), len(table) // config.n_folds))
+        labels = pd.qcut(target.rank(method="first"), bins, labels=False)
+        splits = StratifiedKFold(**options).split(table, labels)
+    else:
+        labels = table[config.group_column].astype(str)
+        labels = labels.where(labels.str.strip() != "", "row " + table[config.id_column])
+        if labels.nunique() < config.n_folds:
+            raise InputError(
+                f"column {config.group_column!r} has {labels.nunique()} groups, too few for n_folds={config.n_folds}; "
+                "lower n_folds or choose another fold_by."
+            )
+        splits = GroupKFold(**options).split(table, groups=labels)
+    folds = np.empty(len(table), dtype=int)
+    for number, (_, held_out) in enumerate(splits):
+        folds[held_out] = number
+    return table.assign(fold=folds)
+
+
+# --- tokens and batches ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Texts:
+    """Rows of a table as the model reads them, tokenised once, before training."""
+
+    ids: list[str]
+    tokens: list[dict[str, list[int]]]  # each row's model inputs, unpadded
+    targets: np.ndarray  # (rows, targets)
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Config) -> "Texts":
+        tokens = tokenize(table[config.text_column].tolist(), tokenizer, config.max_length)
+        targets = table[list(config.target_columns)].to_numpy(dtype=np.float64)
+        return cls(table[config.id_column].tolist(), tokens, targets)
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(row["input_ids"]) for row in self.tokens]
+
+
+def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
+    """Every text's model inputs, unpadded, cut to ``max_length`` tokens."""
+    encoded = tokenizer(texts, truncation=True, max_length=max_length)
+    return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+
+
+def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Row numbers of one epoch's batches: similar lengths together, batches in random order, every row once.
+
+    A function of (seed, epoch) and nothing else, so that any batch of any epoch can be had again.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    rows = get_length_grouped_indices(lengths, batch_size, generator=generator)
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+
+def evaluation_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Row numbers in batches from the longest to the shortest: least padding, and memory runs out first or never."""
+    rows = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def make_loader(
+    texts: Texts, batches: list[list[int]], tokenizer: PreTrainedTokenizerBase, num_workers: int = 0
+) -> DataLoader:
+    """A loader of the given batches of row numbers, each padded to its longest text.
+
+    Yields dicts: the tokenizer's tensors, (batch, longest), and "labels", float32 (batch, targets).
+    """
+    pad = DataCollatorWithPadding(tokenizer)
+
+    def collate(rows: list[int]) -> dict[str, torch.Tensor]:
+        labels = torch.as_tensor(texts.targets[rows], dtype=torch.float32)
+        return dict(pad([texts.tokens[row] for row in rows])) | {"labels": labels}
+
+    return DataLoader(
+        range(len(texts.ids)),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else making an iterator would draw from the global random state
+    )

@@ -1,0 +1,159 @@
+"""Mixed precision: NVIDIA Apex or torch's own through Accelerate, behind one face; the choice comes with its reason."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from utils import runtime
+from utils.config import InputError
+
+
+class Choice(NamedTuple):
+    """A precision ("apex-O1", "apex-O2", "fp16", "bf16" or "fp32") and why it was taken."""
+
+    name: str
+    reason: str
+
+
+def apex_problem() -> str | None:
+    """What is wrong with the ``apex`` that Python finds, or None if it is NVIDIA's with amp."""
+    spec = importlib.util.find_spec("apex")
+    if spec is None:
+        return "NVIDIA Apex is not installed"
+    try:
+        from apex import amp
+
+        amp.initialize, amp.scale_loss, amp.master_params  # noqa: B018
+        return None
+    except (ImportError, AttributeError):
+        pass
+    folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    if any((folder / "optimizers").exists() or (folder / "normalization").exists() for folder in folders):
+        return "the installed Apex is a build without apex.amp, which upstream removed in 2025; tag 25.04 still has it"
+    return (
+        "the installed package 'apex' is not NVIDIA's but an unrelated one of that name from PyPI; "
+        "remove it with: pip uninstall apex"
+    )
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices natively (AVX512-BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def choose(wanted: str) -> Choice:
+    """``Config.precision`` made definite for this machine.
+
+    "auto": on CUDA Apex O1 where it is, else bf16 where the GPU has it natively, else fp16; on the CPU bf16 where the
+    processor has it natively, else fp32. Raises InputError for a precision that is not to be had here.
+    """
+    kind = runtime.device().type
+    problem = apex_problem() if kind == "cuda" or wanted.startswith("apex") else None
+    if kind == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        bf16 = kind == "cpu" and cpu_has_bf16()
+    if wanted == "auto":
+        if kind == "cuda" and problem is None:
+            return Choice("apex-O1", "NVIDIA Apex with amp is installed")
+        because = f"; {problem}" if problem else ""
+        if bf16:
+            return Choice("bf16", f"the {kind.upper()} has bfloat16 natively{because}")
+        if kind == "cuda":
+            return Choice("fp16", f"this GPU has no native bfloat16, so float16 with loss scaling{because}")
+        return Choice("fp32", f"the {kind.upper()} has no native half precision that pays")
+    if wanted.startswith("apex"):
+        if kind != "cuda":
+            raise InputError(f'precision="{wanted}" needs a CUDA GPU, and there is none; use "auto".')
+        if problem:
+            raise InputError(f'precision="{wanted}": {problem}; build it (README, "Apex"), or use "auto".')
+    if wanted == "fp16" and kind != "cuda":
+        raise InputError('precision="fp16" needs a CUDA GPU, and there is none; use "auto".')
+    if wanted == "bf16" and not bf16:
+        raise InputError(f'precision="bf16": this {kind.upper()} has no native bfloat16; use "auto".')
+    return Choice(wanted, "asked for")
+
+
+class Native:
+    """fp32, bf16 or fp16 through Accelerate, which also scales the loss in fp16."""
+
+    def __init__(self, name: str):
+        AcceleratorState._reset_state(True)  # it is global, and a process may train twice in different precisions
+        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(name, name))
+        self.device = self.accelerator.device
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        """The model to call and the optimizer to step; the plain ones stay valid for everything else."""
+        self.model, self._parameters = model, list(model.parameters())
+        wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        return wrapped, self.optimizer
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """Add ``loss``'s gradients; ``last``: no micro-batch follows before the step."""
+        self.accelerator.backward(loss)
+
+    def weights(self) -> list[torch.Tensor]:
+        """The float32 tensors that the optimizer steps, in the order of ``model.parameters()``."""
+        return self._parameters
+
+    def clip(self, max_norm: float) -> None:
+        """Scale the gradients down to a total norm of ``max_norm``; 0: not."""
+        if max_norm:
+            self.accelerator.clip_grad_norm_(self._parameters, max_norm)
+
+    def autocast(self):
+        """The context in which a model that was not prepared computes in this precision."""
+        return self.accelerator.autocast()
+
+
+class Apex:
+    """NVIDIA Apex: O1 patches torch's functions to choose a precision each; O2 holds the model in float16.
+
+    amp's contract, kept here: ``initialize`` once a process, before any wrapping and before the schedules, with a
+    float32 model on the GPU; ``scale_loss`` around backward, the unscaling delayed until the last micro-batch;
+    clipping over ``master_params``.
+    """
+
+    def __init__(self, name: str):
+        from apex import amp
+
+        self.amp, self.opt_level = amp, name.removeprefix("apex-")
+        self.device = runtime.device()
+
+    def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
+        position = {
+            id(parameter): (g, i)
+            for g, group in enumerate(optimizer.param_groups)
+            for i, parameter in enumerate(group["params"])
+        }
+        places = [position[id(parameter)] for parameter in model.parameters()]
+        self.model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
+        # O2 puts float32 masters in the places of the optimizer's float16 parameters.
+        self._masters = [self.optimizer.param_groups[g]["params"][i] for g, i in places]
+        return self.model, self.optimizer
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        with self.amp.scale_loss(loss, self.optimizer, delay_unscale=not last) as scaled:
+            scaled.backward()
+
+    def weights(self) -> list[torch.Tensor]:
+        return self._masters
+
+    def clip(self, max_norm: float) -> None:
+        if max_norm:
+            nn.utils.clip_grad_norm_(list(self.amp.master_params(self.optimizer)), max_norm)
+
+    def autocast(self):
+        return contextlib.nullcontext()  # O1's patches hold everywhere, and O2's average is a float32 model
+
+
+def make(choice: Choice) -> Native | Apex:
+    """The chosen precision, ready to ``prepare`` a model and its optimizer."""
+    return Apex(choice.name) if choice.name.startswith("apex") else Native(choice.name)

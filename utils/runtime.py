@@ -1,0 +1,90 @@
+"""Where the code runs, on what device, with which versions; seeds; whether anybody is watching."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+
+import psutil
+import torch
+import transformers
+from transformers import set_seed
+
+# Loading and saving a model is quick and reported by us; downloads from the hub keep their own progress bars.
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "accelerate", "madgrad", "numpy", "pandas", "scikit-learn", "papermill")
+
+
+def platform_name() -> str:
+    """``"kaggle"``, ``"colab"`` or ``"machine"``."""
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        return "kaggle"
+    # A Kaggle kernel's image is Colab's, so this must be asked second.
+    return "colab" if "COLAB_RELEASE_TAG" in os.environ else "machine"
+
+
+def workspace() -> Path:
+    """The folder under which data/ and output/ are written: the project's, or the current one where that is read-only.
+
+    On Kaggle the code may be a read-only dataset, while the current directory is /kaggle/working.
+    """
+    return ROOT if os.access(ROOT, os.W_OK) else Path.cwd()
+
+
+def shown(path: Path) -> str:
+    """``path`` as messages show it: relative to the workspace where it lies inside."""
+    path = Path(path).resolve()
+    return str(path.relative_to(workspace())) if path.is_relative_to(workspace()) else str(path)
+
+
+def device() -> torch.device:
+    """The accelerator that torch sees (CUDA, or Apple's MPS), or the CPU."""
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+
+
+def device_name() -> str:
+    """What the device is called: the GPU's name, or the number of CPU threads torch uses."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch once, and keep CUDA to repeatable kernels: same seed, same machine, same weights."""
+    set_seed(seed)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
+def progress_wanted() -> bool:
+    """Whether a progress bar has somebody to watch it: a terminal or a live notebook, but never under papermill.
+
+    papermill's log prints each update of a bar on a line of its own, so its kernels are recognised by their parents.
+    """
+    if any("papermill" in argument for parent in psutil.Process().parents() for argument in _command_line(parent)):
+        return False
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()[:4]
+    except psutil.Error:
+        return []
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on; "absent" where one is not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
