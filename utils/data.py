@@ -86,7 +86,7 @@ def download_clear(target: Path, url: str = CLEAR_URL) -> Path:
         table = _read_excel(sheet, sheet_name="Data")
         if missing := sorted(set(CLEAR_COLUMNS) - set(table.columns)):
             raise InputError(f"the download from {url} lacks the column {missing[0]!r}; it is not the CLEAR corpus.")
-        table = table[list(CLEAR_COLUMNS)].rename(columns=CLEAR_COLUMNS).dropna(subset=["id"])
+        table = table.loc[table["ID"].astype(str).str.strip() != "", list(CLEAR_COLUMNS)].rename(columns=CLEAR_COLUMNS)
         converted = Path(folder) / "train.csv"
         table.to_csv(converted, index=False)
         os.replace(converted, target)

@@ -1,5 +1,6 @@
 """TextRegressor: an encoder, pooling over its layers or tokens, multi-sample dropout and a linear head."""
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -9,10 +10,11 @@ import tempfile
 from pathlib import Path
 
 import torch
+from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
-    AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedConfig, PreTrainedModel,
-    PreTrainedTokenizerBase, PreTrainedTokenizerFast, initialization,
+    AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast, PreTrainedConfig, PreTrainedModel,
+    PreTrainedTokenizerBase, initialization,
 )  # fmt: skip
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -257,23 +259,18 @@ def _tiny_encoder(folder: Path) -> Path:
     """A folder with a random two-layer BERT and a word-piece tokenizer learnt from the sample texts, for tests."""
     if folder.exists():
         return folder
-    from tokenizers import BertWordPieceTokenizer
-
     words = BertWordPieceTokenizer()
     words.train(str(runtime.ROOT / "data" / "sample" / "train.csv"), vocab_size=2000, show_progress=False)
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words._tokenizer, model_max_length=512, **special)
     shape = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        pad_token_id=tokenizer.pad_token_id,
+        vocab_size=2000, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         torch.manual_seed(0)
         BertModel(shape, add_pooling_layer=False).save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-        try:
-            os.replace(shutil.copytree(temporary, f"{temporary}.whole"), folder)
-        except OSError:  # another process made the same folder first
-            shutil.rmtree(f"{temporary}.whole", ignore_errors=True)
+        words.save_model(temporary)
+        BertTokenizerFast.from_pretrained(temporary).save_pretrained(temporary)
+        with contextlib.suppress(OSError):  # another process may make the same folder at the same time
+            os.replace(shutil.copytree(temporary, f"{temporary}-whole"), folder)
+        shutil.rmtree(f"{temporary}-whole", ignore_errors=True)
     return folder

@@ -117,7 +117,7 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
             return
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
 def predict(training: Training, model: nn.Module, texts: data.Texts) -> np.ndarray:
     """Scores of all texts, (rows, targets), in the order of the rows, in the precision of the training."""
     model.eval()

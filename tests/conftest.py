@@ -1,0 +1,78 @@
+"""What the tests share: tables, tiny random encoders, a workspace of their own."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may depend on a hub
+
+import pandas as pd
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    RobertaConfig,
+)
+
+from utils import runtime
+from utils.config import Config
+from utils.data import add_folds, load_table
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 99}
+FAMILIES = {
+    "bert": BertConfig(**SHAPE),
+    "roberta": RobertaConfig(**SHAPE, max_position_embeddings=66),
+    "electra": ElectraConfig(**SHAPE, embedding_size=16),
+    "deberta-v2": DebertaV2Config(**SHAPE, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm"),
+    "distilbert": DistilBertConfig(dim=32, n_layers=3, n_heads=2, hidden_dim=48, vocab_size=99),
+    "modernbert": ModernBertConfig(**SHAPE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1),
+}
+
+
+def pytest_addoption(parser):
+    parser.addoption("--full", action="store_true", help="also run the tests marked full")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--full"):
+        for item in items:
+            if item.get_closest_marker("full"):
+                item.add_marker(pytest.mark.skip(reason="runs with --full (make test-all)"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads():
+    torch.set_num_threads(1)  # tiny models: one thread is fastest, and the same everywhere
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    """A folder under which data/ and output/ of this test lie."""
+    monkeypatch.setattr(runtime, "workspace", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tiny(workspace):
+    """A Config of the tiny preset in float32; call it with overrides."""
+    return lambda **overrides: Config.make("tiny", **{"precision": "fp32", **overrides})
+
+
+@pytest.fixture
+def tiny_table(tiny):
+    config = tiny()
+    return add_folds(load_table(config), config)
+
+
+@pytest.fixture
+def rows():
+    """A small well-formed table of strings, as read from a CSV."""
+    return pd.DataFrame(
+        {
+            "id": [f"r{i}" for i in range(12)],
+            "excerpt": [f"text number {i} with some words" for i in range(12)],
+            "target": [str(i / 10) for i in range(12)],
+        }
+    )

@@ -1,0 +1,100 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from utils.config import CHOICES, PRESETS, Config, InputError
+
+OWN = '# Parameters: ours\nfrom typing import Optional\npreset: str = "tiny"\nfold: int = 0\nlr: Optional[float] = None\n'
+
+
+def run_cells(*cells):
+    """A notebook's globals after these cells."""
+    namespace = {"In": [""]}
+    for cell in cells:
+        namespace["In"].append(cell)
+        exec(cell, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_valid(preset):
+    assert Config.make(preset).preset == preset
+
+
+def test_overrides_are_coerced_to_the_fields_types():
+    config = Config.make(
+        "demo", fold=3.0, lr="1e-4", target_columns="a, b", epochs=4, swa_start=1, standardize="False", run=1
+    )
+    assert config.fold == 3
+    assert isinstance(config.fold, int)
+    assert config.lr == 1e-4
+    assert config.target_columns == ("a", "b")
+    assert config.standardize is False
+    assert config.run == "1"
+
+
+def test_none_leaves_the_presets_value():
+    assert Config.make("commonlit_original", lr=None) == Config.make("commonlit_original")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"preset": "dmo"}, "did you mean 'demo'"),
+        ({"fld": 3}, "did you mean 'fold'"),
+        ({"fold": 5}, "folds count from 0 to 4"),
+        ({"fold": -1}, "out of range"),
+        ({"fold": 1.5}, "a whole number"),
+        ({"fold": "three"}, "a whole number"),
+        ({"lr": "fast"}, "must be a number"),
+        ({"lr": float("nan")}, "must be a number"),
+        ({"lr": 0}, "out of range"),
+        ({"loss": "rsme"}, "did you mean 'rmse'"),
+        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"schedule": "cosin"}, "did you mean 'cosine'"),
+        ({"precision": "fp-16"}, "did you mean 'fp16'"),
+        ({"pooling": "max"}, "choose one of"),
+        ({"standardize": "maybe"}, "True or False"),
+        ({"target_columns": ""}, "target_columns is empty"),
+        ({"target_columns": 3}, "names with commas"),
+        ({"fold_by": "group", "group_column": ""}, "needs group_column"),
+        ({"epochs": 1}, "leaves nothing to average"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_in_one_sentence(overrides, words):
+    with pytest.raises(InputError, match=words) as caught:
+        Config.make(**{"preset": "demo", **overrides})
+    assert "\n" not in str(caught.value)
+    assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
+
+
+def test_a_notebook_gives_its_parameters():
+    namespace = run_cells(OWN, "# Parameters\nfold = 3\nlayer_decay = 0.8\n", "unrelated = 1")
+    config = Config.from_notebook(namespace)
+    assert (config.preset, config.fold, config.layer_decay) == ("tiny", 3, 0.8)
+
+
+def test_a_typo_in_papermills_parameters_is_refused():
+    with pytest.raises(InputError, match="'fld' is not a parameter; did you mean 'fold'"):
+        Config.from_notebook(run_cells(OWN, "# Parameters\nfld = 3\n"))
+
+
+def test_running_all_cells_twice_works_and_ignores_other_variables():
+    once = [OWN, "# Parameters\nfold = 3\n", "fld = 7; folder = 1"]
+    assert Config.from_notebook(run_cells(*once, *once)).fold == 3
+
+
+def test_an_edited_parameters_cell_wins_over_an_older_injected_one():
+    assert Config.from_notebook(run_cells(OWN, "# Parameters\nfld = 3\n", OWN)).fold == 0
+
+
+def test_no_parameters_cell_is_said():
+    with pytest.raises(InputError, match="no parameters cell has run"):
+        Config.from_notebook({"In": ["", "x = 1"]})
+
+
+@given(name=st.sampled_from(sorted(CHOICES)), value=st.text(max_size=8))
+def test_any_unknown_choice_ends_in_our_error(name, value):
+    if value not in CHOICES[name]:
+        with pytest.raises(InputError, match="is not known"):
+            Config.make("demo", **{name: value})

@@ -1,0 +1,321 @@
+import functools
+import http.server
+import threading
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from utils import data, runtime
+from utils.config import Config, InputError
+from utils.model import encoder_source
+
+
+@pytest.fixture
+def plain():
+    return Config.make("demo", fold_by="kfold", group_column="")
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+# --- the sample --------------------------------------------------------------------------------------------------
+
+
+def test_the_sample_is_what_its_readme_says():
+    train, test = (pd.read_csv(runtime.ROOT / "data" / "sample" / f"{name}.csv") for name in ("train", "test"))
+    columns = ["id", "url_legal", "license", "excerpt", "target", "standard_error", "topic"]
+    assert list(train.columns) == columns
+    assert list(test.columns) == [name for name in columns if name not in ("target", "standard_error")]
+    assert train["topic"].nunique() >= 24
+    levels = sorted(train["target"].unique())
+    assert np.allclose(np.diff(levels), 0.8)
+    assert len(levels) == 6
+    assert (train.groupby("topic")["target"].nunique() == 6).all()
+    assert not set(train["topic"]) & set(test["topic"])
+    every = pd.concat([train, test])
+    assert every["id"].is_unique
+    assert every["excerpt"].is_unique
+    assert every["excerpt"].str.split().str.len().between(60, 120).all()
+    # The length must not give the level away.
+    assert abs(np.corrcoef(train["excerpt"].str.split().str.len(), train["target"])[0, 1]) < 0.2
+    submission = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv")
+    assert list(submission.columns) == ["id", "target"]
+    assert set(submission["id"]) == set(test["id"])
+
+
+def test_no_two_texts_of_the_sample_share_a_sentence():
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv")
+    sentences = [s.strip() for text in table["excerpt"] for s in text.replace("\n", " ").split(". ") if len(s) > 30]
+    assert len(sentences) == len(set(sentences))
+
+
+# --- bad tables --------------------------------------------------------------------------------------------------
+
+GOOD = "id,excerpt,target\n" + "".join(f"r{i},some words here,{i}.5\n" for i in range(10))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD.replace("excerpt", "exerpt"), "no column 'excerpt'; did you mean 'exerpt'"),
+        (GOOD.replace("target", "score"), "no column 'target'"),
+        (GOOD.replace("id,excerpt,target", "id,excerpt,excerpt"), "has the column 'excerpt' 2 times"),
+        (GOOD.replace("r3,some words here", "r3,"), "empty text in row 4"),
+        (GOOD.replace("r3,some words here", "r3, \t "), "empty text in row 4"),
+        (GOOD.replace("3.5", "easy"), "no finite number in row 4.*'easy'"),
+        (GOOD.replace("3.5", "nan"), "no finite number in row 4"),
+        (GOOD.replace("3.5", "-inf"), "no finite number in row 4"),
+        (GOOD.replace("3.5", ""), "no finite number in row 4"),
+        (GOOD.replace("r3", "r2"), "repeats an id in row 4.*'r2'"),
+        (GOOD.replace("r3", ""), "empty id in row 4"),
+        ("id,excerpt,target\n", "no rows"),
+        ("", "cannot be read as a CSV table"),
+        ('id,excerpt,target\na,"b,1\n', "cannot be read as a CSV table|no finite number"),
+        (GOOD.replace("r3,", "r3,x,y,"), "cannot be read as a CSV table"),
+        (GOOD.encode("utf-16"), "not UTF-8"),
+        (GOOD.replace("some", "s\xf6me").encode("latin-1"), "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path, plain, content, words):
+    path = write(tmp_path / "train.csv", content)
+    with pytest.raises(InputError, match=words) as caught:
+        data.load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
+    assert "\n" not in str(caught.value)
+    assert "train.csv" in str(caught.value)
+
+
+def test_a_missing_file_and_an_unknown_source_are_told_apart(workspace):
+    with pytest.raises(InputError, match=r"data='nowhere/train.csv' is not a file"):
+        data.find_table("nowhere/train.csv")
+    with pytest.raises(InputError, match="did you mean 'sample'"):
+        data.find_table("sampel")
+    with pytest.raises(InputError, match="attach the competition on Kaggle"):
+        data.find_table("commonlit")
+
+
+def test_an_excel_file_that_is_none(tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read as an \.xlsx table"):
+        data.read_table(tmp_path / write(tmp_path / "a.xlsx", "no spreadsheet"))
+
+
+def test_texts_that_are_no_text(rows, plain):
+    rows["excerpt"] = rows["excerpt"].astype(object)
+    rows.loc[4, "excerpt"] = 12.5
+    with pytest.raises(InputError, match=r"something that is not text in row 5.*12\.5"):
+        data.check_table(rows, plain)
+
+
+def test_nothing_is_taken_for_missing(tmp_path):
+    """pandas would read the texts NA and null as missing values."""
+    path = write(tmp_path / "t.csv", GOOD.replace("r3,some words here", "r3,NA").replace("r4,some words", "r4,null"))
+    table = data.load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
+    assert table.loc[3, "excerpt"] == "NA"
+
+
+def test_a_byte_order_mark_and_other_columns_are_no_matter(tmp_path):
+    path = write(tmp_path / "t.csv", b"\xef\xbb\xbf" + GOOD.replace("excerpt,target", "words,ease").encode())
+    config = Config.make(
+        "demo", data=path, text_column="words", target_columns="ease", fold_by="kfold", group_column=""
+    )
+    assert data.load_table(config)["ease"].tolist() == [i + 0.5 for i in range(10)]
+
+
+def test_max_rows_keeps_a_random_part(plain):
+    table = data.load_table(Config.make("tiny", max_rows=30))
+    assert len(table) == 30
+    assert list(table.index) == list(range(30))
+
+
+@given(st.text())
+def test_cleaning_glues_no_words_together(text):
+    assert data.clean_text(text).split() == text.split()
+    assert "\n" not in data.clean_text(text)
+
+
+# --- folds -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(10, 60),
+    n_folds=st.integers(2, 5),
+    fold_by=st.sampled_from(["kfold", "stratified", "group"]),
+    seed=st.integers(0, 9),
+)
+def test_folds_part_the_rows(n, n_folds, fold_by, seed):
+    generator = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {"id": [f"r{i}" for i in range(n)], "target": generator.normal(size=n).round(1), "topic": np.arange(n) % 7}
+    )
+    config = Config.make("demo", n_folds=n_folds, fold_by=fold_by, group_column="topic", seed=seed)
+    folds = data.add_folds(table, config)["fold"]
+    assert sorted(set(folds)) == list(range(n_folds))
+    if fold_by == "group":
+        assert (folds.groupby(table["topic"]).nunique() == 1).all()
+    else:
+        assert folds.value_counts().max() - folds.value_counts().min() <= (1 if fold_by == "kfold" else n // n_folds)
+    pd.testing.assert_series_equal(folds, data.add_folds(table, config)["fold"])
+
+
+def test_kfold_is_the_published_split(rows):
+    from sklearn.model_selection import KFold
+
+    folds = data.add_folds(rows, Config.make("commonlit_original"))["fold"]
+    for number, (_, held_out) in enumerate(KFold(5, shuffle=True, random_state=2021).split(rows)):
+        assert set(folds.index[folds == number]) == set(held_out)
+
+
+def test_stratified_folds_have_like_targets():
+    table = pd.DataFrame({"id": map(str, range(500)), "target": np.random.default_rng(0).gumbel(size=500)})
+    means = data.add_folds(table, Config.make("demo", fold_by="stratified")).groupby("fold")["target"].mean()
+    random = data.add_folds(table, Config.make("demo", fold_by="kfold")).groupby("fold")["target"].mean()
+    assert means.std() < random.std() / 2
+
+
+def test_rows_without_a_group_stand_alone():
+    table = pd.DataFrame({"id": map(str, range(40)), "target": 0.0, "topic": ["a"] * 10 + [""] * 30})
+    folds = data.add_folds(table, Config.make("demo"))["fold"]
+    assert folds[:10].nunique() == 1
+    assert folds[10:].nunique() == 5
+
+
+def test_too_few_rows_or_groups(rows):
+    with pytest.raises(InputError, match="12 rows cannot fill n_folds=13"):
+        data.add_folds(rows, Config.make("demo", n_folds=13, fold_by="kfold"))
+    with pytest.raises(InputError, match="has 2 groups, too few for n_folds=5"):
+        data.add_folds(rows.assign(topic=["a", "b"] * 6), Config.make("demo"))
+
+
+# --- batches -----------------------------------------------------------------------------------------------------
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=1, max_size=120),
+    batch_size=st.integers(1, 16),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 9),
+)
+def test_batches_hold_every_row_once_and_are_a_function_of_seed_and_epoch(lengths, batch_size, seed, epoch):
+    batches = data.training_batches(lengths, batch_size, seed, epoch)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert max(map(len, batches)) <= batch_size
+    assert len(batches) == -(-len(lengths) // batch_size)
+    assert batches == data.training_batches(lengths, batch_size, seed, epoch)
+    assert sorted(r for b in data.evaluation_batches(lengths, batch_size) for r in b) == list(range(len(lengths)))
+
+
+def test_epochs_differ_and_lengths_are_alike_within_a_batch():
+    lengths = np.random.default_rng(0).integers(20, 256, 600).tolist()
+    batches = data.training_batches(lengths, 16, 2021, 0)
+    assert batches != data.training_batches(lengths, 16, 2021, 1)
+
+    def padded(batches):
+        return sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+
+    rows = np.random.default_rng(1).permutation(600)
+    assert padded(batches) < 0.8 * padded([rows[i : i + 16] for i in range(0, 600, 16)])
+
+
+def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(rows, plain, workspace):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    rows["excerpt"] = [" ".join(["word"] * (i + 1)) for i in range(12)]
+    texts = data.Texts.of(data.check_table(rows, plain), tokenizer, plain)
+    assert texts.lengths == sorted(texts.lengths)
+    before = torch.get_rng_state()
+    batches = list(data.make_loader(texts, [[0, 3], [11, 2]], tokenizer))
+    assert torch.equal(before, torch.get_rng_state())
+    assert [batch["input_ids"].shape[1] for batch in batches] == [texts.lengths[3], texts.lengths[11]]
+    assert batches[0]["attention_mask"].sum(dim=1).tolist() == [texts.lengths[0], texts.lengths[3]]
+    assert batches[1]["labels"].flatten().tolist() == pytest.approx([1.1, 0.2])
+
+
+def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    (row,) = data.tokenize(["many words " * 50], tokenizer, 16)
+    assert len(row["input_ids"]) == 16
+    assert row["input_ids"][0] == tokenizer.cls_token_id
+    assert row["input_ids"][-1] == tokenizer.sep_token_id
+
+
+# --- sources -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["competitions/commonlitreadabilityprize", "commonlitreadabilityprize",
+                                    "datasets/somebody/commonlitreadabilityprize"])  # fmt: skip
+def test_kaggles_files_are_found_wherever_it_mounts_them(tmp_path, monkeypatch, layout):
+    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path)
+    folder = tmp_path / layout
+    folder.mkdir(parents=True)
+    write(folder / "train.csv", GOOD)
+    assert data.find_table("commonlit") == folder / "train.csv"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A local HTTP server over a folder; gives the folder and the address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+def clear_sheet():
+    return pd.DataFrame(
+        {
+            "ID": [400, 401, None],
+            "Author": "A",
+            "URL": ["http://a", None, None],
+            "License": ["CC BY 4.0", None, None],
+            "Excerpt": ["One text.\nTwo.", "NA", None],
+            "BT_easiness": [-0.34, 0.5, None],
+            "s.e.": [0.46, 0.5, None],
+        }
+    )
+
+
+def test_clear_is_downloaded_once_and_read(server, workspace, monkeypatch, capfd):
+    folder, address = server
+    clear_sheet().to_excel(folder / "clear.xlsx", sheet_name="Data", index=False)
+    monkeypatch.setattr(data, "CLEAR_URL", f"{address}/clear.xlsx")
+    monkeypatch.setattr(data.download_clear, "__defaults__", (f"{address}/clear.xlsx",))
+    config = Config.make("clear", n_folds=2)
+    table = data.load_table(config)
+    assert table["id"].tolist() == ["400", "401"]
+    assert table["excerpt"].tolist() == ["One text. Two.", "NA"]
+    assert table["target"].tolist() == [-0.34, 0.5]
+    assert "100%" in capfd.readouterr().err
+    (folder / "clear.xlsx").unlink()
+    pd.testing.assert_frame_equal(data.load_table(config), table)
+    assert [path.name for path in (workspace / "data" / "clear").iterdir()] == ["train.csv"]
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut short", "other columns", "a page"])
+def test_a_bad_download_is_refused_and_leaves_nothing(server, workspace, fault):
+    folder, address = server
+    served = folder / "clear.xlsx"
+    clear_sheet().rename(columns={"Excerpt": "Text"} if fault == "other columns" else {}).to_excel(
+        served, sheet_name="Data", index=False
+    )
+    if fault == "missing":
+        served.unlink()
+    elif fault == "cut short":
+        served.write_bytes(served.read_bytes()[:-500])
+    elif fault == "a page":
+        served.write_text("<html>moved</html>")
+    words = {"missing": "could not be downloaded", "other columns": "lacks the column 'Excerpt'"}
+    with pytest.raises(InputError, match=words.get(fault, "cannot be read as an .xlsx")):
+        data.download_clear(workspace / "data" / "clear" / "train.csv", f"{address}/clear.xlsx")
+    assert not list((workspace / "data" / "clear").iterdir())
