@@ -25,7 +25,9 @@ FAMILIES = {
     "bert": BertConfig(**SHAPE),
     "roberta": RobertaConfig(**SHAPE, max_position_embeddings=66),
     "electra": ElectraConfig(**SHAPE, embedding_size=16),
-    "deberta-v2": DebertaV2Config(**SHAPE, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm"),
+    "deberta-v2": DebertaV2Config(
+        **SHAPE, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", pos_att_type=["p2c", "c2p"]
+    ),
     "distilbert": DistilBertConfig(dim=32, n_layers=3, n_heads=2, hidden_dim=48, vocab_size=99),
     "modernbert": ModernBertConfig(**SHAPE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1),
 }

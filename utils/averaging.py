@@ -64,4 +64,4 @@ class _FedByDictionary(nn.Module):
 def refresh_batch_norm(model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
     """Recompute running statistics of batch norm, which no averaging of weights gives; free for models without it."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        update_bn(batches, _FedByDictionary(model))
+        update_bn(batches, _FedByDictionary(model).train(model.training))

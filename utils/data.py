@@ -1,6 +1,7 @@
 """Texts and targets: where they come from, reading and checking a table, folds, tokens, batches of similar length."""
 
 import csv
+import hashlib
 import os
 import re
 import tempfile
@@ -185,7 +186,7 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of the ids, texts, targets and folds that a model is trained on, to tell whether two runs saw the same."""
     columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
-    return f"{int(pd.util.hash_pandas_object(table[columns], index=False).sum()) % 2**64:016x}"
+    return hashlib.sha256(pd.util.hash_pandas_object(table[columns], index=False).to_numpy()).hexdigest()[:16]
 
 
 # --- folds -------------------------------------------------------------------------------------------------------

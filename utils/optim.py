@@ -34,7 +34,7 @@ def parameter_groups(model: TextRegressor, config: Config) -> list[dict]:
         group = groups.setdefault(
             (part, decays),
             {
-                "name": part if decays or not inside else f"{part} (no decay)",
+                "name": part if decays or part == "head" else f"{part} (no decay)",
                 "params": [],
                 "lr": rates[part],
                 "weight_decay": config.weight_decay if decays else 0.0,

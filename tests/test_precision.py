@@ -1,0 +1,164 @@
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from tests.stand_ins import apex
+from utils import precision, runtime
+from utils.config import InputError
+from utils.precision import Choice, apex_problem, choose
+from utils.train import fit_fold, prepare
+
+
+def machine(monkeypatch, kind, bf16=False, amp=False):
+    """Play a machine with this device."""
+    monkeypatch.setattr(runtime, "device", lambda: torch.device(kind))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: bf16)
+    monkeypatch.setattr(precision, "apex_problem", lambda: None if amp else "NVIDIA Apex is not installed")
+
+
+@pytest.mark.parametrize(
+    ("kind", "bf16", "amp", "expected", "reason"),
+    [
+        ("cuda", True, True, "apex-O1", "Apex with amp is installed"),
+        ("cuda", False, True, "apex-O1", "Apex with amp is installed"),
+        ("cuda", True, False, "bf16", "Apex is not installed"),
+        ("cuda", False, False, "fp16", "no native bfloat16.*Apex is not installed"),
+        ("cpu", True, False, "bf16", "CPU has bfloat16 natively$"),
+        ("cpu", False, False, "fp32", "CPU has no native half precision"),
+        ("mps", False, False, "fp32", "MPS has no native half precision"),
+    ],
+)
+def test_auto(monkeypatch, kind, bf16, amp, expected, reason):
+    import re
+
+    machine(monkeypatch, kind, bf16, amp)
+    choice = choose("auto")
+    assert choice.name == expected
+    assert re.search(reason, choice.reason)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kind", "words"),
+    [
+        ("apex-O1", "cpu", "needs a CUDA GPU"),
+        ("apex-O2", "cuda", "Apex is not installed; build it"),
+        ("fp16", "cpu", "needs a CUDA GPU"),
+        ("bf16", "cpu", "no native bfloat16"),
+        ("bf16", "cuda", "no native bfloat16"),
+    ],
+)
+def test_what_is_not_there_is_refused(monkeypatch, wanted, kind, words):
+    machine(monkeypatch, kind)
+    with pytest.raises(InputError, match=words):
+        choose(wanted)
+
+
+def test_what_is_there_is_granted(monkeypatch):
+    machine(monkeypatch, "cuda", bf16=True, amp=True)
+    for wanted in ("apex-O1", "apex-O2", "fp16", "bf16", "fp32"):
+        assert choose(wanted) == Choice(wanted, "asked for")
+
+
+def fake_package(folder, monkeypatch, **files):
+    (folder / "apex").mkdir()
+    for name, text in files.items():
+        path = folder / "apex" / name.replace("__slash__", "/")
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_no_apex_and_pypis_unrelated_apex_and_a_build_without_amp_are_told_apart(tmp_path, monkeypatch):
+    assert apex_problem() == "NVIDIA Apex is not installed"
+    fake_package(tmp_path, monkeypatch, __init__="from pyramid.config import Configurator")
+    assert "unrelated" in apex_problem()
+    assert "pip uninstall apex" in apex_problem()
+
+
+def test_a_build_without_amp(tmp_path, monkeypatch):
+    fake_package(tmp_path, monkeypatch, __init__="", optimizers__slash____init__="")
+    assert "build without apex.amp" in apex_problem()
+
+
+def test_the_right_apex(tmp_path, monkeypatch):
+    fake_package(tmp_path, monkeypatch, __init__="", amp="initialize = scale_loss = master_params = print")
+    assert apex_problem() is None
+
+
+# --- Apex's contract ---------------------------------------------------------------------------------------------
+
+
+def train_with(amp_level, tiny, tiny_table, monkeypatch, **overrides):
+    monkeypatch.setattr(precision, "choose", lambda wanted: Choice(amp_level, "asked for"))
+    return fit_fold(tiny(run=amp_level, **overrides), tiny_table)
+
+
+def test_apex_o1_keeps_the_contract_and_trains_the_same(tiny, tiny_table, monkeypatch):
+    """The stand-in computes in float32, so that everything must come out as without it, clipping included."""
+    options = {"accumulation_steps": 2, "batch_size": 4, "loss": "rmse", "max_grad_norm": 0.5}
+    plain = pd.read_csv(fit_fold(tiny(run="plain", **options), tiny_table) / "predictions.csv")
+    amp = apex.install(monkeypatch)
+    folder = train_with("apex-O1", tiny, tiny_table, monkeypatch, **options)
+    found = pd.read_csv(folder / "predictions.csv")
+    np.testing.assert_allclose(found[["last", "best", "swa"]], plain[["last", "best", "swa"]], atol=1e-5)
+    assert amp.initialized
+    assert amp.calls[:4] == ["delayed", "unscaled"] * 2
+
+
+def test_apex_o2_averages_and_saves_the_float32_masters(tiny, tiny_table, monkeypatch):
+    from utils.checkpoint import load_model
+
+    amp = apex.install(monkeypatch)
+    kept = []
+    original = precision.Apex.prepare
+
+    def remember(self, model, optimizer):
+        kept.append([name for name, _ in model.named_parameters()])
+        return original(self, model, optimizer)
+
+    monkeypatch.setattr(precision.Apex, "prepare", remember)
+    # Rates so low that bfloat16 weights would stand still: only masters can move.
+    folder = train_with("apex-O2", tiny, tiny_table, monkeypatch, lr=1e-6)
+    last, swa = load_model(folder, "last")[0], load_model(folder, "swa")[0]
+    assert {p.dtype for p in last.parameters()} == {torch.float32}
+    masters = {id(parameter): master for parameter, master in amp.pairs}
+    expected = dict(zip(kept[0], (masters[id(p)] for p in amp.model.parameters()), strict=True))
+    for name, parameter in last.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    assert any(not torch.equal(p, p.to(torch.bfloat16).float()) for p in last.parameters())
+    # One averaged point, the last: the average is it, unrounded.
+    for (name, a), (_, b) in zip(swa.named_parameters(), last.named_parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ("breach", "words"),
+    [
+        ("schedule first", "schedule was made before"),
+        ("half model", "needs float32"),
+        ("accelerate first", "plain torch.optim.Optimizer|wrapped"),
+        ("twice", "called twice"),
+    ],
+)
+def test_the_stand_in_fails_where_apex_would(breach, words, tiny, tiny_table, monkeypatch):
+    amp = apex.install(monkeypatch)
+    training, _ = prepare(tiny(precision="bf16" if breach == "accelerate first" else "fp32"), tiny_table, 0)
+    model, optimizer = training.model, training.rates.optimizer
+    if breach == "half model":
+        model = torch.nn.Linear(2, 1).half()
+    if breach != "schedule first":
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    if breach == "accelerate first":
+        optimizer = training.optimizer
+    if breach == "twice":
+        model = torch.nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        amp.initialize(model, optimizer)
+    with pytest.raises(AssertionError, match=words):
+        amp.initialize(model, optimizer)

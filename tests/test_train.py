@@ -1,0 +1,265 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from utils import checkpoint, data, runtime, train
+from utils.checkpoint import load_model
+from utils.config import Config, InputError
+from utils.data import Texts, add_folds
+from utils.model import build_model
+from utils.train import evaluate, fit_fold, prepare, train_epoch
+
+
+def scores_of(folder, kind, table, config, fold=0):
+    """Scores of the held-out rows by the model in a folder, as a reader of it would compute them."""
+    model, tokenizer = load_model(folder, kind)
+    rows = table[table["fold"] == fold]
+    with torch.no_grad():
+        return np.stack(
+            [
+                model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].numpy()
+                for text in rows[config.text_column]
+            ]
+        )
+
+
+def test_a_fold_leaves_what_the_later_notebooks_read(tiny, tiny_table, capsys):
+    config = tiny(epochs=3, swa_start=1)
+    folder = fit_fold(config, tiny_table)
+    names = ["best", "config.json", "history.csv", "last", "predictions.csv", "result.json", "swa"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    about = json.loads((folder / "config.json").read_text())
+    assert about["config"] == json.loads(json.dumps({**config.to_dict(), "fold": 0}))
+    assert about["precision"] == {"name": "fp32", "reason": "asked for"}
+    assert about["versions"]["torch"] == torch.__version__
+    history = pd.read_csv(folder / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["swa_rmse"].isna().tolist() == [True, False, False]
+    assert sum(name.startswith("lr ") for name in history) == 7
+    predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
+    assert list(predictions) == ["id", "target", "last", "best", "swa"]
+    held_out = tiny_table[tiny_table["fold"] == 0]
+    assert predictions["id"].tolist() == held_out["id"].tolist()
+    result = checkpoint.read_result(folder)
+    for kind in ("last", "best", "swa"):
+        rmse = float(np.sqrt(((predictions[kind] - predictions["target"]) ** 2).mean()))
+        assert result["scores"][kind]["rmse"] == pytest.approx(rmse)
+        # The weights on disk are those that were scored: head, length and scale included.
+        np.testing.assert_allclose(scores_of(folder, kind, tiny_table, config)[:, 0], predictions[kind], atol=1e-5)
+    assert result["scores"]["last"]["rmse"] == pytest.approx(history["rmse"].iloc[-1])
+    assert result["scores"]["swa"]["rmse"] == pytest.approx(history["swa_rmse"].iloc[-1])
+    assert result["scores"]["best"]["rmse"] == pytest.approx(history["rmse"].min())
+    assert (result["default"], result["n_averaged"], result["steps"]) == ("swa", 2, len(plan_steps(config, tiny_table)))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Fold 0: fp32 on ")
+    assert len(lines) == 4
+
+
+def plan_steps(config, table):
+    rows = int((table["fold"] != config.fold).sum())
+    return range(-(-rows // config.batch_size) * int(config.epochs))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(tiny, tiny_table):
+    folders = [fit_fold(tiny(run=f"r{i}", seed=seed), tiny_table) for i, seed in enumerate([1, 1, 2])]
+    states = [load_model(folder, "swa")[0].state_dict() for folder in folders]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
+    tables = [pd.read_csv(folder / "predictions.csv") for folder in folders]
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+
+
+def test_how_often_it_evaluates_does_not_change_the_training(tiny, tiny_table):
+    options = {"encoder_dropout": 0.1, "swa_every": 2}
+    seldom = fit_fold(tiny(run="seldom", **options), tiny_table)
+    often = fit_fold(tiny(run="often", eval_every=1, **options), tiny_table)
+    assert len(pd.read_csv(often / "history.csv")) == 6
+    assert len(pd.read_csv(seldom / "history.csv")) == 2
+    a, b = (pd.read_csv(folder / "predictions.csv") for folder in (seldom, often))
+    pd.testing.assert_frame_equal(a[["last", "swa"]], b[["last", "swa"]])
+
+
+@pytest.mark.parametrize("loss", ["mse", "rmse", "smooth_l1"])
+def test_accumulation_is_the_whole_batch_in_parts(tiny, tiny_table, loss):
+    """Same rows in every step, in one batch or in micro-batches: same weights, whatever the loss."""
+    states = []
+    for micro_batch in (8, 2):
+        config = tiny(head_dropout=0, loss=loss, batch_size=micro_batch, accumulation_steps=8 // micro_batch)
+        training, _ = prepare(config, tiny_table, 0)
+        order = np.arange(len(training.train.ids))[: len(training.train.ids) // 8 * 8]
+        batches = order.reshape(-1, micro_batch).tolist()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "training_batches", lambda *_, batches=batches: batches)
+            steps = list(train_epoch(training, 0))
+        assert len(steps) == len(order) // 8
+        states.append(training.model.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=2e-5)
+
+
+def test_gradients_are_clipped(tiny, tiny_table):
+    norms = []
+    training, _ = prepare(tiny(max_grad_norm=0.01), tiny_table, 0)
+
+    def watch(optimizer, args, kwargs):
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in training.model.parameters()]).item())
+
+    training.rates.optimizer.register_step_pre_hook(watch)
+    list(train_epoch(training, 0))
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+
+
+def test_epochs_may_be_fractions(tiny, tiny_table):
+    folder = fit_fold(tiny(epochs=1.5, swa_start=1), tiny_table)
+    assert pd.read_csv(folder / "history.csv")["step"].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize("averaging", ["ema", "none"])
+def test_other_averages(tiny, tiny_table, averaging):
+    folder = fit_fold(tiny(averaging=averaging), tiny_table)
+    result = checkpoint.read_result(folder)
+    assert (folder / "swa").is_dir() == (averaging == "ema")
+    assert result["default"] == ("swa" if averaging == "ema" else "last")
+    assert result["n_averaged"] == (3 if averaging == "ema" else 0)
+
+
+def test_batch_norm_of_the_average_is_refreshed(tiny, tiny_table, monkeypatch):
+    def with_batch_norm(*args):
+        model, tokenizer = build_model(*args)
+        model.norm = torch.nn.BatchNorm1d(32)
+        return model, tokenizer
+
+    monkeypatch.setattr(train, "build_model", with_batch_norm)
+    training, _ = prepare(tiny(), tiny_table, 0)
+    for epoch in range(2):
+        list(train_epoch(training, epoch))
+    norm = training.averager.model.norm
+    before = norm.running_mean.clone()
+    evaluate(training)
+    assert not torch.equal(norm.running_mean, before)
+    assert norm.num_batches_tracked == 3
+
+
+def test_a_small_model_learns_the_sample(tiny, tiny_table):
+    folder = fit_fold(tiny(epochs=30, swa_start=25, lr=5e-3), tiny_table)
+    history = pd.read_csv(folder / "history.csv")
+    assert history["train_loss"].iloc[-5:].mean() < 0.5 * history["train_loss"].iloc[0]
+
+
+def test_half_precision_stays_close_to_single(tiny, tiny_table, monkeypatch):
+    from utils import precision
+
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
+    found = [
+        pd.read_csv(fit_fold(tiny(run=name, precision=name, head_dropout=0), tiny_table) / "predictions.csv")["swa"]
+        for name in ("fp32", "bf16")
+    ]
+    assert not found[0].equals(found[1])
+    np.testing.assert_allclose(found[0], found[1], atol=0.05)
+
+
+def test_targets_of_any_scale_are_learnt_alike(tiny, tiny_table):
+    """A CSV of one's own may count from 0 to 1000."""
+    other = tiny_table.assign(target=tiny_table["target"] * 250 + 750)
+    a = pd.read_csv(fit_fold(tiny(run="a"), tiny_table) / "predictions.csv")
+    b = pd.read_csv(fit_fold(tiny(run="b"), other) / "predictions.csv")
+    np.testing.assert_allclose(a["swa"] * 250 + 750, b["swa"], rtol=1e-3)
+
+
+def test_a_constant_target_trains(tiny, tiny_table):
+    folder = fit_fold(tiny(), tiny_table.assign(target=2.0))
+    assert pd.read_csv(folder / "predictions.csv")["swa"].to_numpy() == pytest.approx(2.0, abs=0.5)
+
+
+def test_the_feedback_preset_trains_six_targets(workspace):
+    names = Config.make("feedback").target_columns
+    generator = np.random.default_rng(0)
+    rows = pd.DataFrame({"text_id": [f"t{i}" for i in range(40)]})
+    rows["full_text"] = [" ".join(generator.choice(["plain", "words", "of", "an", "essay"], 30)) for _ in range(40)]
+    for name in names:
+        rows[name] = generator.integers(2, 10, 40) / 2
+    path = workspace / "data" / "feedback" / "train.csv"
+    path.parent.mkdir(parents=True)
+    rows.to_csv(path, index=False)
+    config = Config.make("feedback", encoder="tiny", precision="fp32", epochs=2, swa_start=1)
+    table = add_folds(data.load_table(config), config)
+    folder = fit_fold(config, table)
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert list(predictions)[:5] == ["id", "cohesion target", "cohesion last", "cohesion best", "cohesion swa"]
+    scores = checkpoint.read_result(folder)["scores"]["swa"]
+    assert scores["rmse"] == pytest.approx(np.mean([scores[f"rmse {name}"] for name in names]))
+    found = scores_of(folder, "swa", table, config)
+    np.testing.assert_allclose(found, predictions[[f"{name} swa" for name in names]], atol=1e-5)
+
+
+def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
+    training, _ = prepare(tiny(head_dropout=0, eval_batch_size=3), tiny_table, 0)
+    found = train.predict(training, training.wrapped, training.held_out)
+    one = Texts(training.held_out.ids[5:6], training.held_out.tokens[5:6], training.held_out.targets[5:6])
+    np.testing.assert_allclose(train.predict(training, training.wrapped, one)[0], found[5], atol=1e-5)
+
+
+# --- nothing half-written ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"encoder": "nobody/nothing"}, "cannot be loaded"),
+        ({"precision": "fp16"}, "needs a CUDA GPU"),
+        ({"optimizer": "fused_adam"}, "needs NVIDIA Apex"),
+        ({"max_length": 600}, "more than the 512 tokens"),
+        ({"reinit_layers": 9}, "more than the encoder's 2 layers"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(tiny, tiny_table, workspace, overrides, words):
+    with pytest.raises(InputError, match=words):
+        fit_fold(tiny(**overrides), tiny_table)
+    assert not (workspace / "output" / "tiny").exists()
+
+
+def test_a_fold_that_is_not_there(tiny, tiny_table, workspace):
+    with pytest.raises(InputError, match="fold 7 leaves no rows"):
+        fit_fold(tiny(), tiny_table, fold=7)
+    with pytest.raises(InputError, match="call add_folds first"):
+        fit_fold(tiny(), tiny_table.drop(columns="fold"))
+
+
+def test_training_again_replaces_the_whole_folder(tiny, tiny_table):
+    folder = fit_fold(tiny(), tiny_table)
+    (folder / "stale").write_text("old")
+    assert fit_fold(tiny(averaging="none"), tiny_table) == folder
+    assert not (folder / "stale").exists()
+    assert not (folder / "swa").exists()
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    checkpoint.write_json(path, {"rmse": float("nan"), "n": 1})
+    assert json.loads(path.read_text()) == {"rmse": None, "n": 1}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_json(path, {"n": 2})
+    assert json.loads(path.read_text()) == {"rmse": None, "n": 1}
+
+
+def test_the_fingerprint_tells_data_apart(tiny, tiny_table):
+    config = tiny()
+    same = data.fingerprint(tiny_table.assign(extra=1), config)
+    assert data.fingerprint(tiny_table, config) == same
+    changed = tiny_table.copy()
+    changed.loc[3, "excerpt"] += "."
+    assert data.fingerprint(changed, config) != same
+    assert data.fingerprint(tiny_table.iloc[::-1], config) != same
+
+
+def test_messages_show_paths_inside_the_workspace_alone(workspace):
+    assert runtime.shown(workspace / "output" / "x") == "output/x"
+    assert runtime.shown("/elsewhere/x") == "/elsewhere/x"
