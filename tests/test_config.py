@@ -4,7 +4,12 @@ from hypothesis import strategies as st
 
 from utils.config import CHOICES, PRESETS, Config, InputError
 
-OWN = '# Parameters: ours\nfrom typing import Optional\npreset: str = "tiny"\nfold: int = 0\nlr: Optional[float] = None\n'
+OWN = """# Parameters: ours
+from typing import Optional
+preset: str = "tiny"
+fold: int = 0
+lr: Optional[float] = None
+"""
 
 
 def run_cells(*cells):
@@ -42,7 +47,7 @@ def test_none_leaves_the_presets_value():
     [
         ({"preset": "dmo"}, "did you mean 'demo'"),
         ({"fld": 3}, "did you mean 'fold'"),
-        ({"fold": 5}, "folds count from 0 to 4"),
+        ({"fold": 5}, "the last one is 4"),
         ({"fold": -1}, "out of range"),
         ({"fold": 1.5}, "a whole number"),
         ({"fold": "three"}, "a whole number"),

@@ -19,7 +19,7 @@ def test_one_target():
 
 def test_several_targets_give_their_mean_and_each():
     targets = np.zeros((4, 2)) + np.arange(4)[:, None]
-    predictions = targets + [1.0, 3.0]
+    predictions = targets + np.array([1.0, 3.0])
     scores = score(targets, predictions, ["a", "b"])
     assert (scores["rmse"], scores["rmse a"], scores["rmse b"]) == (2.0, 1.0, 3.0)
     assert scores["pearson"] == pytest.approx(1.0)

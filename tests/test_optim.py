@@ -128,7 +128,7 @@ def test_warm_up_then_the_schedule(schedule):
 def test_swa_keeps_every_groups_share_of_its_own_peak(schedule, anneal, anneal_epochs, start, factor):
     options = {"schedule": schedule, "swa_anneal": anneal, "swa_anneal_epochs": anneal_epochs, "swa_start": start,
                "swa_lr_factor": factor}  # fmt: skip
-    rates, config = plan(**options)
+    rates, _ = plan(**options)
     for row in rates:  # the ratio between groups never changes
         assert row["low"] * 100 == pytest.approx(row["high"])
     assert rates[-1]["high"] == pytest.approx(factor * 1e-3)

@@ -211,7 +211,7 @@ def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
         ({"encoder": "nobody/nothing"}, "cannot be loaded"),
         ({"precision": "fp16"}, "needs a CUDA GPU"),
         ({"optimizer": "fused_adam"}, "needs NVIDIA Apex"),
-        ({"max_length": 600}, "more than the 512 tokens"),
+        ({"max_length": 600}, "reads 512 tokens"),
         ({"reinit_layers": 9}, "more than the encoder's 2 layers"),
     ],
 )

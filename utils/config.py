@@ -113,9 +113,8 @@ class Config:
                 expected = f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
                 raise InputError(f"{name}={value:g} is out of range; it must be {expected}.")
         if self.fold >= self.n_folds:
-            raise InputError(
-                f"fold={self.fold} does not exist with n_folds={self.n_folds}; folds count from 0 to {self.n_folds - 1}."
-            )
+            last = self.n_folds - 1
+            raise InputError(f"fold={self.fold} does not exist; with n_folds={self.n_folds}, the last one is {last}.")
         if not self.target_columns:
             raise InputError("target_columns is empty; name at least one column, several with commas between.")
         if self.fold_by == "group" and not self.group_column:
@@ -159,7 +158,7 @@ class Config:
         cells = namespace.get("In", [])
         own = max((i for i, cell in enumerate(cells) if cell.startswith(PARAMETERS_MARK + ":")), default=None)
         if own is None:
-            raise InputError(f"no parameters cell has run yet; run the cell that begins with {PARAMETERS_MARK!r} first.")
+            raise InputError(f"no parameters cell has run; run the cell that begins with {PARAMETERS_MARK!r} first.")
         injected = [cell for cell in cells[own + 1 :] if cell.startswith(PARAMETERS_MARK)]
         names = [name for cell in [cells[own], *injected] for name in _assigned(cell)]
         overrides = {name: namespace[name] for name in names}
@@ -206,8 +205,9 @@ def _coerce(name: str, value, kind):
             raise ValueError
         return int(float(value)) if kind is int else kind(value)
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
-        wanted = {int: "a whole number", float: "a number", bool: "True or False"}.get(kind, "names with commas between")
-        raise InputError(f"{name}={value!r} cannot be used; it must be {wanted}.") from None
+        wanted = {int: "a whole number", float: "a number", bool: "True or False"}
+        expected = wanted.get(kind, "names with commas between")
+        raise InputError(f"{name}={value!r} cannot be used; it must be {expected}.") from None
 
 
 _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}

@@ -13,8 +13,16 @@ import torch
 from tokenizers import BertWordPieceTokenizer
 from torch import nn
 from transformers import (
-    AutoConfig, AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast, PreTrainedConfig, PreTrainedModel,
-    PreTrainedTokenizerBase, initialization,
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    initialization,
 )  # fmt: skip
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -40,7 +48,7 @@ class TextRegressorConfig(PreTrainedConfig):
     """
 
     model_type = "text_regressor"
-    sub_configs = {"encoder": AutoConfig}
+    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012 - the name and type are transformers'
     has_no_defaults_at_init = True
 
     def __init__(
@@ -173,10 +181,10 @@ def build_model(
         raise InputError(f"encoder={config.encoder!r} has a tokenizer without a padding token; choose an encoder.")
     tokenizer.model_max_length = config.max_length  # saved with it, so that prediction cuts texts as training did
     longest = getattr(encoder_config, "max_position_embeddings", config.max_length)
-    # RoBERTa and its kin count positions from the padding token's id + 1.
-    longest -= (encoder_config.pad_token_id or 0) + 1 if re.search("roberta|camembert", encoder_config.model_type) else 0
+    if re.search("roberta|camembert", encoder_config.model_type):
+        longest -= encoder_config.pad_token_id + 1  # they count positions from there
     if config.max_length > longest > 0:
-        raise InputError(f"max_length={config.max_length} is more than the {longest} tokens that {config.encoder!r} reads.")
+        raise InputError(f"max_length={config.max_length} is too long: {config.encoder!r} reads {longest} tokens.")
     model = TextRegressor(
         TextRegressorConfig(
             encoder=encoder_config, pooling=config.pooling, layer_dropout=config.layer_dropout,

@@ -129,7 +129,8 @@ def plot_rates(plan: list[dict[str, float]], config: Config, steps_per_epoch: in
     floor = rates.to_numpy()[rates.to_numpy() > 0].min()
     axes.set_ylim(bottom=max(floor, rates.to_numpy().max() / 1e5))
     if config.averaging != "none":
-        axes.axvspan(config.swa_start, rates.index[-1], color=GREY, alpha=0.12, label=f"{config.averaging.upper()} phase")
+        label = f"{config.averaging.upper()} phase"
+        axes.axvspan(config.swa_start, rates.index[-1], color=GREY, alpha=0.12, label=label)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -163,7 +164,8 @@ def plot_predictions(predictions: pd.DataFrame, config: Config):
         ends = [min(true.min(), found.min()), max(true.max(), found.max())]
         axes.plot(ends, ends, color=GREY, linewidth=1, label="perfect")
         axes.scatter(true, found, s=14, alpha=0.5, color=BLUE, edgecolor="none")
-        axes.set(title=name if several else f"Held-out texts, {NAMES[kind]} weights", xlabel="true", ylabel="predicted")
+        title = name if several else f"Held-out texts, {NAMES[kind]} weights"
+        axes.set(title=title, xlabel="true", ylabel="predicted")
         axes.set_aspect("equal", adjustable="datalim")
     for axes in panels.flat[len(config.target_columns) :]:
         axes.remove()
@@ -180,7 +182,9 @@ def tell(notebook: Path, folder: Path) -> None:
     print(f"\nexecuted notebook  {runtime.shown(notebook)}")
     for kind in result["scores"]:
         print(f"{NAMES[kind] + ' weights':18} {runtime.shown(Path(folder) / kind)}")
-    print(f"scores             {runtime.shown(Path(folder) / 'result.json')}, predictions.csv and history.csv beside it")
+    print(
+        f"scores             {runtime.shown(Path(folder) / 'result.json')}, predictions.csv and history.csv beside it"
+    )
     print(f"\n{scores_table(folder)[['RMSE', 'pearson', 'spearman', 'r2']].to_string()}")
     seconds = result["seconds"]["all"]
     print(f"\n{about['precision']['name']} on {about['device']}, {seconds:.0f} s for training and evaluation")

@@ -54,7 +54,8 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> tuple[Training, p
         raise InputError('the table has no column "fold"; call add_folds first.')
     inside, outside = table[table["fold"] != fold], table[table["fold"] == fold]
     if inside.empty or outside.empty:
-        raise InputError(f"fold {fold} leaves no rows to train on or to hold out; choose from {sorted(set(table.fold))}.")
+        folds = sorted(set(table["fold"]))
+        raise InputError(f"fold {fold} leaves no rows to train on or to hold out; choose from {folds}.")
     choice = precision.choose(config.precision)
     runtime.seed_everything(config.seed)
     targets = inside[list(config.target_columns)].to_numpy(dtype=float)
