@@ -75,7 +75,7 @@ class Normalised(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(2)
 
-    def forward(self, values, labels=None):
+    def forward(self, values):
         return self.norm(values)
 
 
@@ -83,9 +83,9 @@ def test_batch_norm_statistics_are_those_of_the_batches():
     torch.manual_seed(0)
     model = Normalised()
     model.norm.running_mean.fill_(99)
-    batches = [{"values": torch.randn(8, 2) * 3 + 5, "labels": torch.zeros(8, 1)} for _ in range(20)]
+    batches = [({"values": torch.randn(8, 2) * 3 + 5}, torch.zeros(8, 1)) for _ in range(20)]
     refresh_batch_norm(model.eval(), batches)
-    values = torch.stack([batch["values"] for batch in batches])
+    values = torch.stack([inputs["values"] for inputs, _ in batches])
     torch.testing.assert_close(model.norm.running_mean, values.mean(dim=(0, 1)))
     torch.testing.assert_close(model.norm.running_var, values.var(dim=1).mean(dim=0))
     assert not model.training

@@ -232,9 +232,9 @@ def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(row
     before = torch.get_rng_state()
     batches = list(data.make_loader(texts, [[0, 3], [11, 2]], tokenizer))
     assert torch.equal(before, torch.get_rng_state())
-    assert [batch["input_ids"].shape[1] for batch in batches] == [texts.lengths[3], texts.lengths[11]]
-    assert batches[0]["attention_mask"].sum(dim=1).tolist() == [texts.lengths[0], texts.lengths[3]]
-    assert batches[1]["labels"].flatten().tolist() == pytest.approx([1.1, 0.2])
+    assert [inputs["input_ids"].shape[1] for inputs, _ in batches] == [texts.lengths[3], texts.lengths[11]]
+    assert batches[0][0]["attention_mask"].sum(dim=1).tolist() == [texts.lengths[0], texts.lengths[3]]
+    assert batches[1][1].flatten().tolist() == pytest.approx([1.1, 0.2])
 
 
 def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):

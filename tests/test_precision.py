@@ -148,7 +148,7 @@ def test_apex_o2_averages_and_saves_the_float32_masters(tiny, tiny_table, monkey
 )
 def test_the_stand_in_fails_where_apex_would(breach, words, tiny, tiny_table, monkeypatch):
     amp = apex.install(monkeypatch)
-    training, _ = prepare(tiny(precision="bf16" if breach == "accelerate first" else "fp32"), tiny_table, 0)
+    training = prepare(tiny(precision="bf16" if breach == "accelerate first" else "fp32"), tiny_table, 0)
     model, optimizer = training.model, training.rates.optimizer
     if breach == "half model":
         model = torch.nn.Linear(2, 1).half()

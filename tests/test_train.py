@@ -88,7 +88,7 @@ def test_accumulation_is_the_whole_batch_in_parts(tiny, tiny_table, loss):
     states = []
     for micro_batch in (8, 2):
         config = tiny(head_dropout=0, loss=loss, batch_size=micro_batch, accumulation_steps=8 // micro_batch)
-        training, _ = prepare(config, tiny_table, 0)
+        training = prepare(config, tiny_table, 0)
         order = np.arange(len(training.train.ids))[: len(training.train.ids) // 8 * 8]
         batches = order.reshape(-1, micro_batch).tolist()
         with pytest.MonkeyPatch.context() as patch:
@@ -102,7 +102,7 @@ def test_accumulation_is_the_whole_batch_in_parts(tiny, tiny_table, loss):
 
 def test_gradients_are_clipped(tiny, tiny_table):
     norms = []
-    training, _ = prepare(tiny(max_grad_norm=0.01), tiny_table, 0)
+    training = prepare(tiny(max_grad_norm=0.01), tiny_table, 0)
 
     def watch(optimizer, args, kwargs):
         norms.append(torch.nn.utils.get_total_norm([p.grad for p in training.model.parameters()]).item())
@@ -133,7 +133,7 @@ def test_batch_norm_of_the_average_is_refreshed(tiny, tiny_table, monkeypatch):
         return model, tokenizer
 
     monkeypatch.setattr(train, "build_model", with_batch_norm)
-    training, _ = prepare(tiny(), tiny_table, 0)
+    training = prepare(tiny(), tiny_table, 0)
     for epoch in range(2):
         list(train_epoch(training, epoch))
     norm = training.averager.model.norm
@@ -196,7 +196,7 @@ def test_the_feedback_preset_trains_six_targets(workspace):
 
 
 def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
-    training, _ = prepare(tiny(head_dropout=0, eval_batch_size=3), tiny_table, 0)
+    training = prepare(tiny(head_dropout=0, eval_batch_size=3), tiny_table, 0)
     found = train.predict(training, training.wrapped, training.held_out)
     one = Texts(training.held_out.ids[5:6], training.held_out.tokens[5:6], training.held_out.targets[5:6])
     np.testing.assert_allclose(train.predict(training, training.wrapped, one)[0], found[5], atol=1e-5)

@@ -51,17 +51,17 @@ class Averager:
 
 
 class _FedByDictionary(nn.Module):
-    """``model(**batch)`` as a module of one argument, which is all that torch's ``update_bn`` can call."""
+    """``model(**inputs)`` as a module of one argument, which is all that torch's ``update_bn`` can call."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: dict[str, torch.Tensor]):
-        return self.model(**batch)
+    def forward(self, inputs: dict[str, torch.Tensor]):
+        return self.model(**inputs)
 
 
-def refresh_batch_norm(model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+def refresh_batch_norm(model: nn.Module, batches: Iterable[tuple[dict[str, torch.Tensor], torch.Tensor]]) -> None:
     """Recompute running statistics of batch norm, which no averaging of weights gives; free for models without it."""
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         update_bn(batches, _FedByDictionary(model).train(model.training))

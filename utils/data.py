@@ -28,11 +28,10 @@ CLEAR_COLUMNS = {
     "ID": "id", "URL": "url_legal", "License": "license", "Excerpt": "excerpt", "BT_easiness": "target",
     "s.e.": "standard_error",
 }  # fmt: skip
-#: Where Kaggle mounts a competition's files: two layouts of today and one for datasets that copy them.
-KAGGLE_INPUT = Path("/kaggle/input")
-KAGGLE_SLUGS = {
-    "commonlit": ("commonlitreadabilityprize",),
-    "feedback": ("feedback-prize-english-language-learning",),
+KAGGLE_INPUT = Path("/kaggle/input")  # a competition's files lie in a folder of its name, at one of several depths
+KAGGLE_COMPETITIONS = {
+    "commonlit": "commonlitreadabilityprize",
+    "feedback": "feedback-prize-english-language-learning",
 }
 
 
@@ -51,10 +50,10 @@ def find_table(source: str) -> Path:
     if source == "clear":
         local = data / "clear" / "train.csv"
         return local if local.exists() else download_clear(local)
-    if source in KAGGLE_SLUGS:
+    if source in KAGGLE_COMPETITIONS:
         local = data / source / "train.csv"
-        mounted = (path for slug in KAGGLE_SLUGS[source] for path in sorted(KAGGLE_INPUT.glob(f"**/{slug}/train.csv")))
-        found = next(mounted, local)
+        mounted = sorted(KAGGLE_INPUT.glob(f"**/{KAGGLE_COMPETITIONS[source]}/train.csv"))
+        found = next(iter(mounted), local)
         if not found.exists():
             raise InputError(
                 f"the {source} data are neither mounted under {KAGGLE_INPUT} nor at {runtime.shown(local)}; "
@@ -64,7 +63,7 @@ def find_table(source: str) -> Path:
     for path in (Path(source), runtime.workspace() / source):
         if path.is_file():
             return path
-    known = ["sample", "clear", *KAGGLE_SLUGS]
+    known = ["sample", "clear", *KAGGLE_COMPETITIONS]
     hint = "" if "/" in source or "." in source else f" or a known source; {nearest(source, known)}"
     raise InputError(f"data={source!r} is not a file{hint or '; check the path.'}")
 
@@ -275,13 +274,13 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the given batches of row numbers, each padded to its longest text.
 
-    Yields dicts: the tokenizer's tensors, (batch, longest), and "labels", float32 (batch, targets).
+    Yields pairs: a dict of the tokenizer's tensors, each (batch, longest), and the targets, float32 (batch, targets).
     """
     pad = DataCollatorWithPadding(tokenizer)
 
-    def collate(rows: list[int]) -> dict[str, torch.Tensor]:
-        labels = torch.as_tensor(texts.targets[rows], dtype=torch.float32)
-        return dict(pad([texts.tokens[row] for row in rows])) | {"labels": labels}
+    def collate(rows: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        inputs = pad([texts.tokens[row] for row in rows])
+        return dict(inputs), torch.as_tensor(texts.targets[rows], dtype=torch.float32)
 
     return DataLoader(
         range(len(texts.ids)),

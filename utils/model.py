@@ -72,8 +72,7 @@ class TextRegressor(PreTrainedModel):
 
     config_class = TextRegressorConfig
     base_model_prefix = "encoder"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = _supports_flash_attn = _supports_attention_backend = True
+    _supports_sdpa = True  # what the encoder does with attention is its own affair
 
     def __init__(self, config: TextRegressorConfig):
         super().__init__(config)
@@ -110,12 +109,11 @@ class TextRegressor(PreTrainedModel):
                 start[-1] = 0.0
                 initialization.copy_(self.layer_weights, start)
 
-    def forward(self, labels=None, **inputs) -> SequenceClassifierOutput:
+    def forward(self, **inputs) -> SequenceClassifierOutput:
         """Scores for tokenised texts.
 
         Args:
             inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so on.
-            labels: ignored; the losses live outside the model.
         """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         pooled = self.pool(states.hidden_states, inputs["attention_mask"])

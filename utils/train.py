@@ -37,6 +37,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     rates: LearningRates
     averager: Averager | None
+    choice: precision.Choice
     backend: precision.Native | precision.Apex
     steps_per_epoch: int
     total_steps: int
@@ -48,7 +49,7 @@ class Training:
         return self.step % every == 0 or self.step == self.total_steps
 
 
-def prepare(config: Config, table: pd.DataFrame, fold: int) -> tuple[Training, precision.Choice]:
+def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
     """Build all that training ``fold`` of ``table`` needs. Writes nothing; raises InputError for what cannot work."""
     if "fold" not in table.columns:
         raise InputError('the table has no column "fold"; call add_folds first.')
@@ -72,11 +73,10 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> tuple[Training, p
     averager = Averager(model, config, steps_per_epoch) if config.averaging != "none" else None
     wrapped, stepped = backend.prepare(model, optimizer)
     rates = LearningRates(optimizer, config, steps_per_epoch, total_steps)  # after amp.initialize, as Apex asks
-    training = Training(
-        config, tokenizer, train, held_out, model, wrapped, stepped, rates, averager, backend,
+    return Training(
+        config, tokenizer, train, held_out, model, wrapped, stepped, rates, averager, choice, backend,
         steps_per_epoch, total_steps,
     )  # fmt: skip
-    return training, choice
 
 
 def train_epoch(training: Training, epoch: int) -> Iterator[int]:
@@ -94,12 +94,11 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
     loader = iter(data.make_loader(training.train, batches, training.tokenizer, config.num_workers))
     while micro_batches := list(islice(loader, config.accumulation_steps)):
         training.wrapped.train()
-        n_errors = sum(batch["labels"].numel() for batch in micro_batches)
+        n_errors = sum(labels.numel() for _, labels in micro_batches)
         mean = torch.zeros((), device=backend.device)
         for i, batch in enumerate(micro_batches):
-            batch = send_to_device(batch, backend.device, non_blocking=True)
-            labels = batch.pop("labels")
-            scores = training.wrapped(**batch).logits
+            inputs, labels = send_to_device(batch, backend.device, non_blocking=True)
+            scores = training.wrapped(**inputs).logits
             share = loss.elementwise(scores / scale, labels / scale).sum() / n_errors
             backend.backward(share, last=i + 1 == len(micro_batches))
             mean += share.detach()
@@ -125,10 +124,8 @@ def predict(training: Training, model: nn.Module, texts: data.Texts) -> np.ndarr
     batches = data.evaluation_batches(texts.lengths, training.config.eval_batch_size)
     parts = []
     with training.backend.autocast():
-        for batch in data.make_loader(texts, batches, training.tokenizer, training.config.num_workers):
-            batch = send_to_device(batch, training.backend.device, non_blocking=True)
-            del batch["labels"]
-            parts.append(model(**batch).logits)
+        for inputs, _ in data.make_loader(texts, batches, training.tokenizer, training.config.num_workers):
+            parts.append(model(**send_to_device(inputs, training.backend.device, non_blocking=True)).logits)
     scores = torch.cat(parts).double().cpu().numpy()
     return scores[np.argsort([row for batch in batches for row in batch])]
 
@@ -159,11 +156,11 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
     """
     began = time.perf_counter()
     fold = config.fold if fold is None else fold
-    training, choice = prepare(config, table, fold)
+    training = prepare(config, table, fold)
     folder = checkpoint.fold_folder(config, fold)
     about = {
         "config": {**config.to_dict(), "fold": fold},
-        "precision": choice._asdict(),
+        "precision": training.choice._asdict(),
         "device": runtime.device_name(),
         "platform": runtime.platform_name(),
         "versions": runtime.versions(),
@@ -174,7 +171,7 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
         },
     }
     checkpoint.start_fold(folder, about)
-    print(f"Fold {fold}: {choice.name} on {about['device']} ({choice.reason}).", flush=True)
+    print(f"Fold {fold}: {training.choice.name} on {about['device']} ({training.choice.reason}).", flush=True)
     history, predictions = run_epochs(training, folder)
     for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
         if kind in predictions:
