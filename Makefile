@@ -7,14 +7,13 @@ FOLD ?= 0
 PRESET ?= demo
 RUN ?= $(PRESET)
 
-# One thread count for everything that runs here; a machine's own setting wins.
-export OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
+SHELL = /bin/bash -o pipefail
 export TOKENIZERS_PARALLELISM ?= false
 
 run: .venv/.ready
 	@mkdir -p output/$(RUN)
 	.venv/bin/papermill notebooks/02_fold_training.ipynb output/$(RUN)/02_fold$(FOLD).ipynb \
-	  -p preset $(PRESET) -p fold $(FOLD) -r run $(RUN) --no-progress-bar --stdout-file /dev/stdout
+	  -p preset $(PRESET) -p fold $(FOLD) -r run $(RUN) --no-progress-bar --stdout-file /dev/stdout | cat
 	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
 
 test: .venv/.ready-dev check

@@ -17,7 +17,7 @@ case "${1:-}" in
 esac
 
 supported='import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
-if [ ! -x .venv/bin/python ]; then
+if ! .venv/bin/python -c "$supported" 2>/dev/null || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
   found=""
   for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
     if command -v "$candidate" >/dev/null 2>&1 && "$candidate" -c "$supported" 2>/dev/null; then
@@ -27,7 +27,11 @@ if [ ! -x .venv/bin/python ]; then
   done
   [ -n "$found" ] || fail "no Python 3.11, 3.12 or 3.13 was found; install one, or name it: PYTHON=/path/to/python make run"
   say "making .venv with $("$found" --version)"
-  "$found" -m venv .venv || fail "could not make .venv; on Debian and Ubuntu, install the package python3-venv."
+  rm -rf .venv
+  # Debian's Python comes without ensurepip; the pip that it has can then install another into .venv.
+  "$found" -m venv .venv >/dev/null 2>&1 \
+    || { "$found" -m venv --without-pip --clear .venv && "$found" -m pip --python .venv/bin/python install --quiet pip; } \
+    || fail "could not make .venv; on Debian and Ubuntu, install the package python3-venv."
 fi
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --quiet "$@"; }

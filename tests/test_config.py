@@ -63,7 +63,11 @@ def test_none_leaves_the_presets_value():
         ({"target_columns": ""}, "target_columns is empty"),
         ({"target_columns": 3}, "names with commas"),
         ({"fold_by": "group", "group_column": ""}, "needs group_column"),
+        ({"target_columns": "a,a"}, "name each column once"),
+        ({"target_columns": "fold"}, "none of them fold"),
         ({"epochs": 1}, "leaves nothing to average"),
+        ({"preset": ["demo"]}, "is not known"),
+        ({"run": "../elsewhere"}, "cannot name a folder"),
     ],
 )
 def test_what_cannot_be_right_is_refused_in_one_sentence(overrides, words):

@@ -79,6 +79,8 @@ GOOD = "id,excerpt,target\n" + "".join(f"r{i},some words here,{i}.5\n" for i in 
         ("", "cannot be read as a CSV table"),
         ('id,excerpt,target\na,"b,1\n', "cannot be read as a CSV table|no finite number"),
         (GOOD.replace("r3,", "r3,x,y,"), "cannot be read as a CSV table"),
+        (GOOD.replace("some words", "some, words"), "quote the texts that hold commas"),
+        (GOOD.replace("3.5", "1e300"), "no finite number in row 4"),
         (GOOD.encode("utf-16"), "not UTF-8"),
         (GOOD.replace("some", "s\xf6me").encode("latin-1"), "not UTF-8"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "not UTF-8"),
@@ -104,6 +106,23 @@ def test_a_missing_file_and_an_unknown_source_are_told_apart(workspace):
 def test_an_excel_file_that_is_none(tmp_path):
     with pytest.raises(InputError, match=r"cannot be read as an \.xlsx table"):
         data.read_table(tmp_path / write(tmp_path / "a.xlsx", "no spreadsheet"))
+
+
+def test_a_repeated_column_of_an_excel_file(tmp_path):
+    pd.DataFrame([["a", "b", 1, 2]]).to_excel(
+        tmp_path / "a.xlsx", header=["id", "excerpt", "target", "target"], index=False
+    )
+    with pytest.raises(InputError, match="has the column 'target' 2 times"):
+        data.read_table(tmp_path / "a.xlsx")
+
+
+def test_ones_own_table_needs_no_group_column(tmp_path):
+    """The README's command, word for word, on the default preset."""
+    path = write(tmp_path / "essays.csv", "essay,text,clarity,style\n" + "".join(f"{i},t,{i},2\n" for i in range(9)))
+    config = Config.make("demo", data=path, id_column="essay", text_column="text", target_columns="clarity,style",
+                         fold_by="kfold")  # fmt: skip
+    assert config.run_name == "demo-essays"
+    assert len(data.add_folds(data.load_table(config), config)) == 9
 
 
 def test_texts_that_are_no_text(rows, plain):
@@ -289,7 +308,7 @@ def clear_sheet():
 def test_clear_is_downloaded_once_and_read(server, workspace, monkeypatch, capfd):
     folder, address = server
     clear_sheet().to_excel(folder / "clear.xlsx", sheet_name="Data", index=False)
-    monkeypatch.setattr(data, "CLEAR_URL", f"{address}/clear.xlsx")
+    monkeypatch.setattr(runtime, "progress_wanted", lambda: True)
     monkeypatch.setattr(data.download_clear, "__defaults__", (f"{address}/clear.xlsx",))
     config = Config.make("clear", n_folds=2)
     table = data.load_table(config)

@@ -98,6 +98,9 @@ def test_bad_parameters_end_in_one_sentence_and_write_nothing(tmp_path, paramete
 def test_papermill_knows_the_parameters_with_their_help():
     parameters = papermill.inspect_notebook(str(NOTEBOOKS[0]))
     assert parameters["fold"]["inferred_type_name"] == "int"
+    assert parameters["lr"]["inferred_type_name"] == "Optional[float]"
+    (cell,) = [c for c in nbformat.read(NOTEBOOKS[0], 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(parameters) == len(re.findall(r"^\w+: ", cell.source, flags=re.MULTILINE)) >= 15
     assert all(parameter["help"] for parameter in parameters.values())
 
 
@@ -158,5 +161,5 @@ def test_the_setup_cell_finds_the_code(layout, tmp_path, monkeypatch):
 def test_the_setup_cell_says_when_there_is_no_code(tmp_path, monkeypatch):
     (cell,) = {c.source for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.source.startswith("# Setup:")}
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="open this notebook inside a clone"):
+    with pytest.raises(FileNotFoundError, match="open the notebook inside a clone"):
         exec(cell, {})

@@ -1,12 +1,17 @@
+import sys
+import types
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES
+from utils import runtime
 from utils.config import Config, InputError
 from utils.model import TextRegressor, TextRegressorConfig
-from utils.optim import LearningRates, make_optimizer, parameter_groups, planned_rates
+from utils.optim import LearningRates, count_steps, make_optimizer, parameter_groups, planned_rates
+from utils.precision import Native
 
 
 def model_of(family, **changes):
@@ -97,6 +102,37 @@ def test_fused_adam_without_apex_is_refused():
         make_optimizer([], Config.make("demo", optimizer="fused_adam"))
 
 
+def test_fused_adam_is_stepped_through_accelerate(monkeypatch):
+    """Apex's FusedAdam has a zero_grad without arguments."""
+
+    class FusedAdam(torch.optim.AdamW):
+        def __init__(self, groups, adam_w_mode, **options):
+            assert adam_w_mode
+            super().__init__(groups, **options)
+
+        def zero_grad(self):
+            super().zero_grad()
+
+    optimizers = types.ModuleType("apex.optimizers")
+    optimizers.FusedAdam = FusedAdam
+    monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    model = model_of("bert")
+    config = Config.make("demo", optimizer="fused_adam")
+    with pytest.raises(InputError, match="needs a CUDA GPU"):
+        make_optimizer(parameter_groups(model, config), config)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "device", lambda: torch.device("cuda"))
+        optimizer = make_optimizer(parameter_groups(model, config), config)
+    _, stepped = Native("fp32").prepare(model, optimizer)
+    before = model.head.bias.detach().clone()
+    model.head.bias.grad = torch.ones(1)
+    stepped.step()
+    stepped.zero_grad()
+    assert not torch.equal(model.head.bias, before)
+    assert model.head.bias.grad is None
+
+
 # --- learning rates ----------------------------------------------------------------------------------------------
 
 GROUPS = [{"name": "low", "lr": 1e-5}, {"name": "high", "lr": 1e-3}]
@@ -145,6 +181,19 @@ def test_the_published_flat_rate_lifts_the_lowest_layers():
 
 def test_ema_does_not_touch_the_rates():
     assert plan(averaging="ema")[0] == plan(averaging="none")[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "expected"),
+    [
+        (100, {"batch_size": 16, "epochs": 5}, (7, 35)),
+        (100, {"batch_size": 16, "accumulation_steps": 2, "epochs": 5}, (4, 20)),
+        (160, {"batch_size": 16, "epochs": 1.1, "swa_start": 1}, (10, 11)),
+        (160, {"batch_size": 16, "epochs": 1.11, "swa_start": 1}, (10, 12)),
+    ],
+)
+def test_steps(rows, options, expected):
+    assert count_steps(Config.make("demo", **options), rows) == expected
 
 
 def test_the_plan_is_what_training_does():

@@ -63,6 +63,11 @@ def test_what_is_there_is_granted(monkeypatch):
         assert choose(wanted) == Choice(wanted, "asked for")
 
 
+def forget_apex(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def fake_package(folder, monkeypatch, **files):
     (folder / "apex").mkdir()
     for name, text in files.items():
@@ -70,8 +75,7 @@ def fake_package(folder, monkeypatch, **files):
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".py").write_text(text)
     monkeypatch.syspath_prepend(folder)
-    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
-        monkeypatch.delitem(sys.modules, name)
+    forget_apex(monkeypatch)
 
 
 def test_no_apex_and_pypis_unrelated_apex_and_a_build_without_amp_are_told_apart(tmp_path, monkeypatch):
@@ -86,8 +90,16 @@ def test_a_build_without_amp(tmp_path, monkeypatch):
     assert "build without apex.amp" in apex_problem()
 
 
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "apex").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    forget_apex(monkeypatch)
+    assert "a folder named apex" in apex_problem()
+
+
 def test_the_right_apex(tmp_path, monkeypatch):
-    fake_package(tmp_path, monkeypatch, __init__="", amp="initialize = scale_loss = master_params = print")
+    fake_package(tmp_path, monkeypatch, __init__="", amp="initialize = scale_loss = master_params = state_dict = print")
     assert apex_problem() is None
 
 
@@ -109,28 +121,27 @@ def test_apex_o1_keeps_the_contract_and_trains_the_same(tiny, tiny_table, monkey
     np.testing.assert_allclose(found[["last", "best", "swa"]], plain[["last", "best", "swa"]], atol=1e-5)
     assert amp.initialized
     assert amp.calls[:4] == ["delayed", "unscaled"] * 2
+    assert (pd.read_csv(folder / "history.csv")["loss_scale"] == apex.LOSS_SCALE).all()
+    with pytest.raises(InputError, match="restart the kernel"):
+        train_with("apex-O1", tiny, tiny_table, monkeypatch)
 
 
 def test_apex_o2_averages_and_saves_the_float32_masters(tiny, tiny_table, monkeypatch):
     from utils.checkpoint import load_model
 
     amp = apex.install(monkeypatch)
-    kept = []
-    original = precision.Apex.prepare
-
-    def remember(self, model, optimizer):
-        kept.append([name for name, _ in model.named_parameters()])
-        return original(self, model, optimizer)
-
-    monkeypatch.setattr(precision.Apex, "prepare", remember)
     # Rates so low that bfloat16 weights would stand still: only masters can move.
-    folder = train_with("apex-O2", tiny, tiny_table, monkeypatch, lr=1e-6)
+    options = {"accumulation_steps": 2, "batch_size": 8, "loss": "rmse", "averaging": "swa", "lr": 1e-6}
+    folder = train_with("apex-O2", tiny, tiny_table, monkeypatch, **options)
     last, swa = load_model(folder, "last")[0], load_model(folder, "swa")[0]
     assert {p.dtype for p in last.parameters()} == {torch.float32}
     masters = {id(parameter): master for parameter, master in amp.pairs}
-    expected = dict(zip(kept[0], (masters[id(p)] for p in amp.model.parameters()), strict=True))
-    for name, parameter in last.named_parameters():
-        assert torch.equal(parameter, expected[name]), name
+    for (name, parameter), half in zip(last.named_parameters(), amp.model.parameters(), strict=True):
+        assert half.dtype == torch.bfloat16
+        assert torch.equal(parameter, masters[id(half)]), name
+    for kind in (last, swa):  # location and scale, which O2 would have rounded
+        rows = tiny_table.loc[tiny_table["fold"] != 0, "target"]
+        assert kind.target_mean.item() == pytest.approx(rows.mean(), rel=1e-6)
     assert any(not torch.equal(p, p.to(torch.bfloat16).float()) for p in last.parameters())
     # One averaged point, the last: the average is it, unrounded.
     for (name, a), (_, b) in zip(swa.named_parameters(), last.named_parameters(), strict=True):

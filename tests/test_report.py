@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from utils import report
+from utils.checkpoint import read_predictions
 from utils.config import Config
 from utils.model import build_model
 from utils.optim import parameter_groups, planned_rates
@@ -41,7 +42,7 @@ def test_folds_table(tiny, tiny_table):
 
 
 def test_the_worst_predictions_are_the_worst(tiny, tiny_table, folder):
-    predictions = pd.read_csv(folder / "predictions.csv", dtype={"id": str})
+    predictions = read_predictions(folder)
     text = report.worst_predictions(tiny_table, predictions, tiny(), n=2).data
     off = (predictions["swa"] - predictions["target"]).abs().sort_values(ascending=False)
     assert [line.split("**")[1] for line in text.splitlines() if line.startswith("**")] == [

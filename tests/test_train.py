@@ -212,6 +212,7 @@ def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
         ({"precision": "fp16"}, "needs a CUDA GPU"),
         ({"optimizer": "fused_adam"}, "needs NVIDIA Apex"),
         ({"max_length": 600}, "reads 512 tokens"),
+        ({"swa_every": 100}, "average nothing in 6 steps"),
         ({"reinit_layers": 9}, "more than the encoder's 2 layers"),
     ],
 )
@@ -226,6 +227,25 @@ def test_a_fold_that_is_not_there(tiny, tiny_table, workspace):
         fit_fold(tiny(), tiny_table, fold=7)
     with pytest.raises(InputError, match="call add_folds first"):
         fit_fold(tiny(), tiny_table.drop(columns="fold"))
+
+
+def test_divergence_is_said(tiny, tiny_table):
+    with pytest.raises(InputError, match="training diverged by step 3"):
+        fit_fold(tiny(lr=1e30, max_grad_norm=0), tiny_table)
+
+
+def test_an_output_folder_that_cannot_be_written(tiny, tiny_table, workspace):
+    (workspace / "blocked").write_text("a file")
+    with pytest.raises(InputError, match="cannot be written"):
+        fit_fold(tiny(output_dir="blocked"), tiny_table)
+
+
+def test_ids_stay_what_they_are(tiny, tiny_table):
+    tiny_table.loc[tiny_table.index[tiny_table["fold"] == 0][0], "id"] = "NA"
+    tiny_table.loc[tiny_table.index[tiny_table["fold"] == 0][1], "id"] = "007"
+    predictions = checkpoint.read_predictions(fit_fold(tiny(), tiny_table))
+    assert predictions["id"].tolist()[:2] == ["NA", "007"]
+    assert predictions["swa"].dtype == float
 
 
 def test_training_again_replaces_the_whole_folder(tiny, tiny_table):

@@ -24,10 +24,13 @@ def fold_folder(config: Config, fold: int | None = None) -> Path:
 
 def start_fold(folder: Path, about: dict) -> None:
     """Make an empty ``folder`` with a config.json that tells what is being trained; what was there is removed."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    write_json(folder / "config.json", about)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True)
+        write_json(folder / "config.json", about)
+    except OSError as error:
+        raise InputError(f"{runtime.shown(folder)} cannot be written ({error.strerror}); set output_dir.") from None
 
 
 def save_model(
@@ -70,6 +73,11 @@ def read_result(folder: Path) -> dict:
         return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{runtime.shown(folder)} holds no finished fold; train it first with notebook 02.") from None
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """A finished fold's predictions.csv, ids as strings whatever they look like."""
+    return pd.read_csv(Path(folder) / "predictions.csv", dtype={"id": str}, keep_default_na=False)
 
 
 def write_json(path: Path, content: dict) -> None:

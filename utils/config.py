@@ -7,6 +7,7 @@ import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 #: The first words of the notebooks' parameters cell and of the cell that papermill injects behind it.
 PARAMETERS_MARK = "# Parameters"
@@ -48,7 +49,7 @@ class Config:
     """
 
     preset: str = "demo"
-    run: str = ""  # name of the folder under output_dir; empty: the preset's name
+    run: str = ""  # name of the folder under output_dir; empty: the preset's, and the data's if they are yours
     output_dir: str = "output"
     # data
     data: str = "sample"  # sample | clear | commonlit, or the path of a .csv or .xlsx
@@ -115,8 +116,15 @@ class Config:
         if self.fold >= self.n_folds:
             last = self.n_folds - 1
             raise InputError(f"fold={self.fold} does not exist; with n_folds={self.n_folds}, the last one is {last}.")
+        if self.run in (".", "..") or "/" in self.run or "\\" in self.run:
+            raise InputError(
+                f"run={self.run!r} cannot name a folder; leave out slashes, output_dir says where it lies."
+            )
         if not self.target_columns:
             raise InputError("target_columns is empty; name at least one column, several with commas between.")
+        columns = [self.id_column, self.text_column, *self.target_columns]
+        if repeated := [column for column in columns if columns.count(column) > 1 or column == "fold"]:
+            raise InputError(f"column {repeated[0]!r} cannot be used: name each column once, and none of them fold.")
         if self.fold_by == "group" and not self.group_column:
             raise InputError('fold_by="group" needs group_column, the column whose values must not be split.')
         if self.averaging != "none" and self.swa_start >= self.epochs:
@@ -127,7 +135,9 @@ class Config:
 
     @property
     def run_name(self) -> str:
-        return self.run or self.preset
+        """The folder of the run; other data than the preset's make it another run."""
+        usual = PRESETS[self.preset].get("data", Config.data)
+        return self.run or (self.preset if self.data == usual else f"{self.preset}-{Path(self.data).stem}")
 
     @classmethod
     def make(cls, preset: str = "demo", **overrides) -> "Config":
@@ -135,7 +145,7 @@ class Config:
 
         Values are coerced to the field's type (``"a,b"`` to ``("a", "b")``, 3.0 to 3, ``"1e-4"`` to 0.0001).
         """
-        if preset not in PRESETS:
+        if str(preset) not in PRESETS:
             raise InputError(f"preset={preset!r} is not known; {nearest(str(preset), PRESETS)}")
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if unknown := sorted(set(overrides) - set(types)):

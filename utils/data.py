@@ -4,8 +4,8 @@ import csv
 import hashlib
 import os
 import re
+import socket
 import tempfile
-import urllib.error
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,13 +76,17 @@ def download_clear(target: Path, url: str = CLEAR_URL) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         sheet = Path(folder) / "clear.xlsx"
+        usual_timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(60)  # seconds without a byte; torch's download sets none of its own
         try:
-            torch.hub.download_url_to_file(url, str(sheet), progress=True)
-        except (OSError, urllib.error.URLError) as error:
+            torch.hub.download_url_to_file(url, str(sheet), progress=runtime.progress_wanted())
+        except OSError as error:  # urllib's errors are OSErrors
             raise InputError(
                 f"the CLEAR corpus could not be downloaded from {url} ({error}); check the connection, "
                 f'or use data="sample", which needs none.'
             ) from None
+        finally:
+            socket.setdefaulttimeout(usual_timeout)
         table = _read_excel(sheet, sheet_name="Data")
         if missing := sorted(set(CLEAR_COLUMNS) - set(table.columns)):
             raise InputError(f"the download from {url} lacks the column {missing[0]!r}; it is not the CLEAR corpus.")
@@ -121,18 +125,28 @@ def read_table(path: Path) -> pd.DataFrame:
         table = pd.read_csv(path, encoding="utf-8-sig", dtype=str, keep_default_na=False)
     except UnicodeDecodeError as error:
         raise InputError(f"{where} is not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV.") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise InputError(f"{where} cannot be read as a CSV table ({str(error).strip()}).") from None
-    if repeated := sorted({name for name in header if header.count(name) > 1}):
-        raise InputError(f"{where} has the column {repeated[0]!r} {header.count(repeated[0])} times; keep one.")
+    if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of rows longer than the header
+        raise InputError(f"{where} has rows with more fields than its header; quote the texts that hold commas.")
+    _refuse_repeated(header, where)
     return table
 
 
 def _read_excel(path: Path, **options) -> pd.DataFrame:
+    where = runtime.shown(path)
     try:
-        return pd.read_excel(path, keep_default_na=False, **options)
+        table = pd.read_excel(path, header=None, keep_default_na=False, **options)
     except Exception as error:  # openpyxl and zipfile raise a dozen kinds for a file that is not a spreadsheet
-        raise InputError(f"{runtime.shown(path)} cannot be read as an .xlsx table ({error}).") from None
+        raise InputError(f"{where} cannot be read as an .xlsx table ({error}).") from None
+    header = [str(name) for name in table.iloc[0]] if len(table) else []
+    _refuse_repeated(header, where)
+    return table.iloc[1:].set_axis(header, axis=1).reset_index(drop=True)
+
+
+def _refuse_repeated(header: list[str], where: str) -> None:
+    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
+        raise InputError(f"{where} has the column {repeated[0]!r} {header.count(repeated[0])} times; keep one.")
 
 
 def clean_text(text: str) -> str:
@@ -150,7 +164,7 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
     text, a target that is no finite number, a missing or duplicated id, or a table without rows.
     """
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
-    if config.group_column:
+    if config.fold_by == "group":
         columns.append(config.group_column)
     for column in columns:
         if column not in table.columns:
@@ -177,7 +191,7 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
     table[config.id_column] = ids.astype(str)
     for column in config.target_columns if targets else ():
         numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        refuse(~np.isfinite(numbers), column, "holds no finite number")
+        refuse(~(numbers.abs() <= np.finfo(np.float32).max), column, "holds no finite number")
         table[column] = numbers
     return table
 

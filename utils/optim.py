@@ -1,5 +1,6 @@
 """Parameter groups with learning rates by layer, optimizers by name, and the learning rate over the run."""
 
+import math
 import re
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import SWALR
 from transformers import get_scheduler
 
+from utils import runtime
 from utils.config import Config, InputError
 from utils.model import TextRegressor, encoder_layers
 
@@ -90,9 +92,15 @@ def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
         from apex.optimizers import FusedAdam
     except ImportError:
         raise InputError("optimizer='fused_adam' needs NVIDIA Apex, which is not here; use adamw.") from None
-    if not torch.cuda.is_available():
+    if runtime.device().type != "cuda":
         raise InputError("optimizer='fused_adam' needs a CUDA GPU, and there is none; use adamw.")
     return FusedAdam(groups, adam_w_mode=True, **options)
+
+
+def count_steps(config: Config, n_rows: int) -> tuple[int, int]:
+    """Optimizer steps in an epoch of ``n_rows`` training rows, and in the whole run."""
+    per_epoch = math.ceil(math.ceil(n_rows / config.batch_size) / config.accumulation_steps)
+    return per_epoch, math.ceil(round(config.epochs * per_epoch, 6))
 
 
 class LearningRates:

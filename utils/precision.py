@@ -30,10 +30,12 @@ def apex_problem() -> str | None:
     try:
         from apex import amp
 
-        amp.initialize, amp.scale_loss, amp.master_params  # noqa: B018
-        return None
-    except (ImportError, AttributeError):
+        if all(hasattr(amp, name) for name in ("initialize", "scale_loss", "master_params", "state_dict")):
+            return None
+    except Exception:  # another package of that name may fail in any way
         pass
+    if spec.origin is None:
+        return f"Python finds a folder named apex ({spec.submodule_search_locations[0]}), not a built package"
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     if any((folder / "optimizers").exists() or (folder / "normalization").exists() for folder in folders):
         return "the installed Apex is a build without apex.amp, which upstream removed in 2025; tag 25.04 still has it"
@@ -112,6 +114,10 @@ class Native:
         """The context in which a model that was not prepared computes in this precision."""
         return self.accelerator.autocast()
 
+    def loss_scale(self) -> float:
+        """What the loss is multiplied with against underflow; 1 where the precision needs none."""
+        return self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
+
 
 class Apex:
     """NVIDIA Apex: O1 patches torch's functions to choose a precision each; O2 holds the model in float16.
@@ -121,7 +127,11 @@ class Apex:
     clipping over ``master_params``.
     """
 
+    initialized = False  # in this process
+
     def __init__(self, name: str):
+        if Apex.initialized:
+            raise InputError(f'precision="{name}": Apex has patched this process already; restart the kernel.')
         from apex import amp
 
         self.amp, self.opt_level = amp, name.removeprefix("apex-")
@@ -134,8 +144,15 @@ class Apex:
             for i, parameter in enumerate(group["params"])
         }
         places = [position[id(parameter)] for parameter in model.parameters()]
+        buffers = [
+            (owner, name, kept) for owner in model.modules() for name, kept in owner.named_buffers(recurse=False)
+        ]
+        Apex.initialized = True
         self.model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
-        # O2 puts float32 masters in the places of the optimizer's float16 parameters.
+        for owner, name, kept in buffers:
+            setattr(owner, name, kept)  # O2 has cast the targets' location and scale, too, to float16
+        # O2 puts float32 masters in the places of the optimizer's float16 parameters: not at once, but here.
+        self.optimizer.zero_grad()
         self._masters = [self.optimizer.param_groups[g]["params"][i] for g, i in places]
         return self.model, self.optimizer
 
@@ -152,6 +169,9 @@ class Apex:
 
     def autocast(self):
         return contextlib.nullcontext()  # O1's patches hold everywhere, and O2's average is a float32 model
+
+    def loss_scale(self) -> float:
+        return float(self.amp.state_dict()["loss_scaler0"]["loss_scale"])
 
 
 def make(choice: Choice) -> Native | Apex:

@@ -63,7 +63,7 @@ def folds_table(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """A row a fold: how many rows it holds out, how many groups, and what their targets are like."""
     by_fold = table.groupby("fold")
     columns = {"rows": by_fold.size()}
-    if config.group_column:
+    if config.group_column in table:
         columns[f"different {config.group_column}"] = by_fold[config.group_column].nunique()
     for name in config.target_columns:
         columns |= {f"mean {name}": by_fold[name].mean().round(3), f"s.d. {name}": by_fold[name].std().round(3)}

@@ -54,7 +54,10 @@ def device_name() -> str:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch once, and keep CUDA to repeatable kernels: same seed, same machine, same weights."""
+    """Seed Python, numpy and torch once: same seed, same machine, same weights.
+
+    CUDA is kept to repeatable kernels where there are such; torch warns of the others, whose last digits may differ.
+    """
     set_seed(seed)
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set

@@ -21,7 +21,7 @@ from utils.config import Config, InputError
 from utils.losses import LOSSES
 from utils.metrics import batch_rmse, score
 from utils.model import TextRegressor, build_model
-from utils.optim import LearningRates, make_optimizer, parameter_groups
+from utils.optim import LearningRates, count_steps, make_optimizer, parameter_groups
 
 
 @dataclass
@@ -67,10 +67,14 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
 
     backend = precision.make(choice)
     model.to(backend.device)
-    steps_per_epoch = math.ceil(len(train.ids) / config.batch_size / config.accumulation_steps)
-    total_steps = math.ceil(config.epochs * steps_per_epoch)
+    steps_per_epoch, total_steps = count_steps(config, len(train.ids))
     optimizer = make_optimizer(parameter_groups(model, config), config)
     averager = Averager(model, config, steps_per_epoch) if config.averaging != "none" else None
+    if averager is not None and not any(averager.due(step, total_steps) for step in range(total_steps + 1)):
+        raise InputError(
+            f"swa_start={config.swa_start:g} and swa_every={config.swa_every} average nothing in {total_steps} steps; "
+            "lower them."
+        )
     wrapped, stepped = backend.prepare(model, optimizer)
     rates = LearningRates(optimizer, config, steps_per_epoch, total_steps)  # after amp.initialize, as Apex asks
     return Training(
@@ -98,7 +102,7 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
         mean = torch.zeros((), device=backend.device)
         for i, batch in enumerate(micro_batches):
             inputs, labels = send_to_device(batch, backend.device, non_blocking=True)
-            scores = training.wrapped(**inputs).logits
+            scores = training.wrapped(**inputs)["logits"]  # Apex O2 makes a plain dict of it
             share = loss.elementwise(scores / scale, labels / scale).sum() / n_errors
             backend.backward(share, last=i + 1 == len(micro_batches))
             mean += share.detach()
@@ -106,7 +110,7 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
             torch._foreach_mul_([w.grad for w in weights if w.grad is not None], loss.slope(mean))
         backend.clip(config.max_grad_norm)
         training.optimizer.step()
-        training.optimizer.zero_grad(set_to_none=True)
+        training.optimizer.zero_grad()
         training.rates.step()
         training.step += 1
         if averager is not None and averager.due(training.step, training.total_steps):
@@ -125,8 +129,8 @@ def predict(training: Training, model: nn.Module, texts: data.Texts) -> np.ndarr
     parts = []
     with training.backend.autocast():
         for inputs, _ in data.make_loader(texts, batches, training.tokenizer, training.config.num_workers):
-            parts.append(model(**send_to_device(inputs, training.backend.device, non_blocking=True)).logits)
-    scores = torch.cat(parts).double().cpu().numpy()
+            parts.append(model(**send_to_device(inputs, training.backend.device, non_blocking=True))["logits"])
+    scores = torch.cat(parts).cpu().double().numpy()
     return scores[np.argsort([row for batch in batches for row in batch])]
 
 
@@ -202,12 +206,15 @@ def run_epochs(training: Training, folder: Path) -> tuple[pd.DataFrame, dict[str
             speed = samples / (time.perf_counter() - mark)
             training.losses.clear()
             predictions = evaluate(training)
+            if not all(np.isfinite(found).all() for found in predictions.values()):
+                raise InputError(f"training diverged by step {step}: the scores are not finite; lower lr.")
             rmse = {kind: rmse_of(training, found) for kind, found in predictions.items()}
             rows.append(
                 {
                     "step": step, "epoch": round(step / training.steps_per_epoch, 4), "train_loss": train_loss,
                     "rmse": rmse["last"], "swa_rmse": rmse.get("swa", math.nan),
                     "seconds": round(time.perf_counter() - began, 2), "samples_per_second": round(speed, 2),
+                    "loss_scale": training.backend.loss_scale(),
                     **{f"lr {name}": rate for name, rate in training.rates.current().items()},
                 }
             )  # fmt: skip

@@ -1,15 +1,21 @@
 """A stand-in for NVIDIA Apex's amp that runs on the CPU and fails where the real one would fail.
 
-Behaviour after Apex 25.04 as read in its source and issues (see the tests that use it): O1 leaves the weights alone,
-O2 casts the model to half precision, replaces its forward by a closure and puts float32 masters into the optimizer.
+What it does is what stored revisions of Apex's _initialize.py and _process_optimizer.py do: O1 leaves the weights
+alone; O2 casts parameters and buffers to half precision, replaces the model's forward by a closure that makes plain
+dicts of outputs, replaces zero_grad by one without arguments, and puts float32 masters into the optimizer at the first
+zero_grad or scale_loss.
 """
 
 import contextlib
+import sys
 import types
+from collections.abc import Mapping
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from utils import precision
 
 LOSS_SCALE = 1024.0
 
@@ -18,7 +24,7 @@ class Amp(types.SimpleNamespace):
     """One process's ``apex.amp``: make a new one for each process that a test plays."""
 
     def __init__(self):
-        super().__init__(initialized=False, calls=[], masters=None)
+        super().__init__(initialized=False, calls=[], pairs=[])
 
     def initialize(self, model, optimizer, opt_level="O1", verbosity=1):
         if self.initialized:
@@ -35,7 +41,7 @@ class Amp(types.SimpleNamespace):
             if tensor.is_floating_point() and tensor.dtype != torch.float32:
                 raise AssertionError(f"{name} is {tensor.dtype}; amp.initialize needs float32")
         self.initialized, self.opt_level, self.model = True, opt_level, model
-        self.optimizer, self.unscaled, self.pending = optimizer, False, []
+        self.optimizer, self.unscaled, self.lazy_init_called = optimizer, False, False
         if opt_level == "O2":
             self._cast(model, optimizer)
         step = optimizer.step
@@ -47,24 +53,35 @@ class Amp(types.SimpleNamespace):
     def _cast(self, model, optimizer):
         # bfloat16 plays float16, which CPUs compute too slowly; what matters here is that it is not float32.
         model.to(torch.bfloat16)
-        self.pairs = []
-        for group in optimizer.param_groups:
+        forward = model.forward
+
+        def cast_forward(*args, **kwargs):
+            return _applied(forward(*args, **kwargs))
+
+        def zero_grad(_):
+            self._lazy_init()
+            for parameter, master in self.pairs:
+                parameter.grad = master.grad = None
+
+        model.forward = cast_forward
+        optimizer.zero_grad = types.MethodType(zero_grad, optimizer)
+
+    def _lazy_init(self):
+        if self.lazy_init_called or self.opt_level != "O2":
+            return
+        self.lazy_init_called = True
+        for group in self.optimizer.param_groups:
             for i, parameter in enumerate(group["params"]):
                 master = parameter.detach().float().requires_grad_()
                 self.pairs.append((parameter, master))
                 group["params"][i] = master
-        forward = model.forward
-
-        def cast_forward(*args, **kwargs):
-            return forward(*args, **kwargs)
-
-        model.forward = cast_forward
 
     @contextlib.contextmanager
     def scale_loss(self, loss, optimizer, delay_unscale=False):
         if optimizer is not self.optimizer:
             raise AssertionError("scale_loss needs the optimizer that amp.initialize returned")
         self.calls.append("delayed" if delay_unscale else "unscaled")
+        self._lazy_init()
         yield loss.float() * LOSS_SCALE
         if delay_unscale:
             return
@@ -81,6 +98,9 @@ class Amp(types.SimpleNamespace):
     def master_params(self, optimizer):
         return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
+    def state_dict(self):
+        return {"loss_scaler0": {"loss_scale": LOSS_SCALE, "unskipped": 0}}
+
     def _checked(self, step, *args, **kwargs):
         if not self.unscaled:
             raise AssertionError("optimizer.step before the gradients were unscaled")
@@ -92,11 +112,21 @@ class Amp(types.SimpleNamespace):
                     parameter.copy_(master)
 
 
+def _applied(output):
+    """Float32 outputs; a mapping without ``to``, such as transformers' ModelOutput, comes out as a plain dict."""
+    if isinstance(output, torch.Tensor):
+        return output.float() if output.is_floating_point() else output
+    if isinstance(output, Mapping):
+        return {name: _applied(value) for name, value in output.items()}
+    return type(output)(map(_applied, output)) if isinstance(output, tuple | list) else output
+
+
 def install(monkeypatch):
     """Make ``from apex import amp`` give a fresh stand-in, for this test; returns it."""
     package, amp = types.ModuleType("apex"), Amp()
     package.amp = amp
     package.__path__ = []
     package.__spec__ = types.SimpleNamespace(submodule_search_locations=[], name="apex")
-    monkeypatch.setitem(__import__("sys").modules, "apex", package)
+    monkeypatch.setitem(sys.modules, "apex", package)
+    monkeypatch.setattr(precision.Apex, "initialized", False)
     return amp
