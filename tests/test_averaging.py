@@ -32,7 +32,7 @@ def walk(averager, model, steps, last):
     ],
 )
 def test_which_steps_are_averaged(overrides, steps):
-    config = Config.make("demo", **{"epochs": 5, **overrides})
+    config = Config.make("demo", **{"epochs": 5, "swa_every": 0, **overrides})
     last = round(config.epochs * 10)
     model = nn.Linear(3, 2)
     taken = walk(Averager(model, config, 10), model, last, last)

@@ -220,6 +220,7 @@ def _coerce(name: str, value, kind):
         raise InputError(f"{name}={value!r} cannot be used; it must be {expected}.") from None
 
 
+_MINILM = {"fold_by": "group", "pooling": "mean_layers", "swa_every": 20, "swa_anneal_epochs": 0.25}
 _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}
 
 #: Presets: values that differ from the defaults above. ``clear``'s were swept (README); ``commonlit``'s and
@@ -229,11 +230,11 @@ PRESETS: dict[str, dict] = {
         "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,
         "fold_by": "group", "group_column": "topic", "max_rows": 60,
     },
-    "demo": {"fold_by": "group", "group_column": "topic", "pooling": "mean_layers"},
-    "clear": {"data": "clear", "fold_by": "group", "group_column": "url_legal", "pooling": "mean_layers"},
+    "demo": {**_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5},
+    "clear": {**_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4},
     "commonlit": {
         **_COMMONLIT_DATA, "encoder": "roberta-base", "pooling": "attention", "epochs": 4, "lr": 2e-5,
-        "swa_start": 2.0,
+        "swa_start": 2.0, "swa_every": 20,
     },
     "commonlit_original": {
         **_COMMONLIT_DATA, "encoder": "roberta-base", "max_length": 128, "pooling": "cls_layers",
@@ -246,6 +247,6 @@ PRESETS: dict[str, dict] = {
         "data": "feedback", "id_column": "text_id", "text_column": "full_text",
         "target_columns": ("cohesion", "syntax", "vocabulary", "phraseology", "grammar", "conventions"),
         "encoder": "microsoft/deberta-v3-base", "max_length": 512, "pooling": "attention", "epochs": 4,
-        "batch_size": 8, "loss": "smooth_l1", "lr": 2e-5, "swa_start": 2.0,
+        "batch_size": 8, "loss": "smooth_l1", "lr": 2e-5, "swa_start": 2.0, "swa_every": 20,
     },
 }  # fmt: skip

@@ -116,11 +116,13 @@ class TextRegressor(PreTrainedModel):
             inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so on.
         """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
-        pooled = self.pool(states.hidden_states, inputs["attention_mask"])
+        # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
+        layers = (*states.hidden_states[:-1], states.last_hidden_state)
+        pooled = self.pool(layers, inputs["attention_mask"])
         scores = self.multi_sample_head(self.norm(pooled)).float()
         return SequenceClassifierOutput(
             logits=scores * self.target_std + self.target_mean,
-            hidden_states=states.hidden_states,
+            hidden_states=layers,
             attentions=getattr(states, "attentions", None),
         )
 
