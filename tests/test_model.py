@@ -134,6 +134,23 @@ def test_reinitialising_works_on_loaded_weights(folder):
     assert not torch.equal(plain.encoder.state_dict()[name.format(1)], fresh.encoder.state_dict()[name.format(1)])
 
 
+def test_a_folder_with_a_sentencepiece_model_alone_has_a_tokenizer(tmp_path):
+    """DeBERTa-v3 comes like this from the hub."""
+    import sentencepiece
+
+    texts = tmp_path / "texts"
+    texts.write_text("\n".join(f"some plain words to learn pieces from, number {i}" for i in range(200)))
+    special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]", "bos_piece": "[CLS]",
+               "eos_piece": "[SEP]"}  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(texts), model_prefix=str(tmp_path / "spm"), vocab_size=60, minloglevel=2, **special
+    )
+    AutoModel.from_config(FAMILIES["deberta-v2"]).save_pretrained(tmp_path)
+    _, tokenizer = build_model(Config.make("tiny", encoder=str(tmp_path)))
+    ids = tokenizer("plain words").input_ids
+    assert tokenizer.convert_ids_to_tokens([ids[0], ids[-1]]) == ["[CLS]", "[SEP]"]
+
+
 # --- bad encoders ------------------------------------------------------------------------------------------------
 
 

@@ -247,7 +247,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "s
 def _from_hub(encoder: str, part: str, load, source: str, **options):
     """``load(source)``, with what goes wrong as one sentence."""
     try:
-        return load(source, **options)
+        return load(source, trust_remote_code=False, **options)  # no code comes with a model
     except Exception as error:  # transformers, its hub client and safetensors raise a dozen kinds
         reason = str(error).strip().split("\n")[0]
         raise InputError(
