@@ -143,7 +143,12 @@ def test_a_folder_with_a_sentencepiece_model_alone_has_a_tokenizer(tmp_path):
     special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]", "bos_piece": "[CLS]",
                "eos_piece": "[SEP]"}  # fmt: skip
     sentencepiece.SentencePieceTrainer.train(
-        input=str(texts), model_prefix=str(tmp_path / "spm"), vocab_size=60, minloglevel=2, **special
+        input=str(texts),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=50,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **special,
     )
     AutoModel.from_config(FAMILIES["deberta-v2"]).save_pretrained(tmp_path)
     _, tokenizer = build_model(Config.make("tiny", encoder=str(tmp_path)))
