@@ -66,11 +66,12 @@ def seed_everything(seed: int) -> None:
 
 
 def progress_wanted() -> bool:
-    """Whether a progress bar has somebody to watch it: a terminal or a live notebook, but never under papermill.
+    """Whether a progress bar has somebody to watch it: a terminal or a live notebook, not papermill or nbconvert.
 
-    papermill's log prints each update of a bar on a line of its own, so its kernels are recognised by their parents.
+    Their logs and outputs keep each update of a bar, so their kernels are recognised, by the parents' command lines.
     """
-    if any("papermill" in argument for parent in psutil.Process().parents() for argument in _command_line(parent)):
+    words = [word for parent in psutil.Process().parents() for word in _command_line(parent)]
+    if any(headless in word for word in words for headless in ("papermill", "nbconvert")):
         return False
     return sys.stderr.isatty() or "ipykernel" in sys.modules
 
