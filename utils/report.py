@@ -181,7 +181,7 @@ def tell(notebook: Path, folder: Path) -> None:
     about = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     print(f"\nexecuted notebook  {runtime.shown(notebook)}")
     for kind in result["scores"]:
-        print(f"{NAMES[kind] + ' weights':18} {runtime.shown(Path(folder) / kind)}")
+        print(f"{kind + ' weights':18} {runtime.shown(Path(folder) / kind)}")
     print(
         f"scores             {runtime.shown(Path(folder) / 'result.json')}, predictions.csv and history.csv beside it"
     )
