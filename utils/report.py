@@ -56,7 +56,7 @@ def groups_table(groups: list[dict]) -> pd.DataFrame:
         }
         for group in groups
     ]
-    return pd.DataFrame(rows).style.format({"weights": "{:,}", "peak learning rate": "{:.2e}"}).hide(axis="index")
+    return pd.DataFrame(rows).style.format({"weights": "{:,}", "peak learning rate": "{:.2e}", "weight decay": "{:g}"}).hide(axis="index")
 
 
 def folds_table(table: pd.DataFrame, config: Config) -> pd.DataFrame:
