@@ -56,7 +56,8 @@ def groups_table(groups: list[dict]) -> pd.DataFrame:
         }
         for group in groups
     ]
-    return pd.DataFrame(rows).style.format({"weights": "{:,}", "peak learning rate": "{:.2e}", "weight decay": "{:g}"}).hide(axis="index")
+    formats = {"weights": "{:,}", "peak learning rate": "{:.2e}", "weight decay": "{:g}"}
+    return pd.DataFrame(rows).style.format(formats).hide(axis="index")
 
 
 def folds_table(table: pd.DataFrame, config: Config) -> pd.DataFrame:
