@@ -149,6 +149,18 @@ def test_a_small_model_learns_the_sample(tiny, tiny_table):
     assert history["train_loss"].iloc[-5:].mean() < 0.5 * history["train_loss"].iloc[0]
 
 
+RECIPES = [{"pooling": pooling} for pooling in ("cls_layers", "cls", "attention")]
+RECIPES += [{"optimizer": "madgrad", "lr": 2e-4, "head_lr_factor": 5.0}, {"param_groups": "grouped", "loss": "rmse"}]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_every_recipe_learns_the_sample_with_the_real_encoder(workspace, recipe):
+    config = Config.make("demo", **recipe)
+    folder = fit_fold(config, add_folds(data.load_table(config), config))
+    assert checkpoint.read_result(folder)["scores"]["swa"]["r2"] > 0.6
+
+
 def test_half_precision_stays_close_to_single(tiny, tiny_table, monkeypatch):
     from utils import precision
 
