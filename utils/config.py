@@ -223,8 +223,9 @@ def _coerce(name: str, value, kind):
 _MINILM = {"fold_by": "group", "pooling": "mean_layers", "swa_every": 20, "swa_anneal_epochs": 0.25}
 _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}
 
-#: Presets: values that differ from the defaults above. ``clear``'s were swept (README); ``commonlit``'s and
-#: ``feedback``'s come from public solutions and have not been measured by us; ``commonlit_original``'s are published.
+#: Presets: values that differ from the defaults above. ``clear``'s rate and start of averaging were tuned (README);
+#: ``commonlit``'s and ``feedback``'s come from public solutions and have not been measured by us;
+#: ``commonlit_original``'s are published.
 PRESETS: dict[str, dict] = {
     "tiny": {
         "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,

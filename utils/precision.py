@@ -93,9 +93,8 @@ class Native:
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         """The model to call and the optimizer to step; the plain ones stay valid for everything else."""
-        self.model, self._parameters = model, list(model.parameters())
-        wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        return wrapped, self.optimizer
+        self._parameters = list(model.parameters())
+        return self.accelerator.prepare(model, optimizer)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add ``loss``'s gradients; ``last``: no micro-batch follows before the step."""
@@ -148,13 +147,13 @@ class Apex:
             (owner, name, kept) for owner in model.modules() for name, kept in owner.named_buffers(recurse=False)
         ]
         Apex.initialized = True
-        self.model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
+        model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
         for owner, name, kept in buffers:
             setattr(owner, name, kept)  # O2 has cast the targets' location and scale, too, to float16
         # O2 puts float32 masters in the places of the optimizer's float16 parameters: not at once, but here.
         self.optimizer.zero_grad()
         self._masters = [self.optimizer.param_groups[g]["params"][i] for g, i in places]
-        return self.model, self.optimizer
+        return model, self.optimizer
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         with self.amp.scale_loss(loss, self.optimizer, delay_unscale=not last) as scaled:
