@@ -1,6 +1,7 @@
 # run: the main job on the demo preset. test: the tests, as CI runs them. test-all: everything, in full.
+# kaggle: folders to push to Kaggle. address: write the repository's address wherever it belongs.
 .DELETE_ON_ERROR:
-.PHONY: run test test-all check notebooks clean
+.PHONY: run test test-all check notebooks kaggle address clean
 
 PYTHON_IN = .venv/bin/python
 FOLD ?= 0
@@ -25,14 +26,33 @@ test-all: .venv/.ready-dev check
 check: .venv/.ready-dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/shellcheck setup.sh .ci/run
 
 # Writes the notebooks' committed outputs, from the demo preset; nothing else does.
 notebooks: .venv/.ready
+	rm -rf output/demo
 	cd notebooks && for notebook in [0-9]*.ipynb; do \
 	  ../.venv/bin/jupyter nbconvert --to notebook --execute --inplace --log-level WARN \
 	    --ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
-.venv/.ready: requirements.txt constraints.txt setup.sh
+# Fills output/kaggle/: the code as a dataset, and for each notebook a folder that `kaggle kernels push` takes.
+kaggle:
+	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
+	@rm -rf output/kaggle && mkdir -p output && cp -r kaggle output/kaggle
+	@tar -c --exclude=__pycache__ utils data/README.md data/sample setup.sh constraints.txt requirements.txt \
+	  requirements-lit.txt | tar -x -C output/kaggle/code
+	@cd output/kaggle && for folder in [0-9]*; do \
+	  if [ -e ../../notebooks/$$folder.ipynb ]; then cp ../../notebooks/$$folder.ipynb $$folder; else rm -r $$folder; fi; done
+	@sed -i.bak "s/KAGGLE_USERNAME/$(KAGGLE_USERNAME)/" output/kaggle/*/*.json && rm output/kaggle/*/*.bak
+	@echo "output/kaggle/ is ready; the README says how to push it"
+
+# pyproject.toml has the address; badges, the README and the notebooks' clone command repeat it.
+address:
+	@[ -n "$(REPOSITORY)" ] || { echo "Say which: make address REPOSITORY=owner/name" >&2; exit 1; }
+	@old=$$(sed -n 's/^repository = "\(.*\)"/\1/p' pyproject.toml) && files="pyproject.toml README.md notebooks/*.ipynb" && \
+	  sed -i.bak "s|$$old|$(REPOSITORY)|g" $$files && for file in $$files; do rm $$file.bak; done
+
+.venv/.ready: requirements.txt requirements-lit.txt constraints.txt setup.sh
 	bash setup.sh
 	@touch $@
 
