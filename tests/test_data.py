@@ -1,7 +1,3 @@
-import functools
-import http.server
-import threading
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -92,28 +88,6 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path, plain, content, words):
         data.load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
     assert "\n" not in str(caught.value)
     assert "train.csv" in str(caught.value)
-
-
-def test_a_missing_file_and_an_unknown_source_are_told_apart(workspace):
-    with pytest.raises(InputError, match=r"data='nowhere/train.csv' is not a file"):
-        data.find_table("nowhere/train.csv")
-    with pytest.raises(InputError, match="did you mean 'sample'"):
-        data.find_table("sampel")
-    with pytest.raises(InputError, match="attach the competition on Kaggle"):
-        data.find_table("commonlit")
-
-
-def test_an_excel_file_that_is_none(tmp_path):
-    with pytest.raises(InputError, match=r"cannot be read as an \.xlsx table"):
-        data.read_table(tmp_path / write(tmp_path / "a.xlsx", "no spreadsheet"))
-
-
-def test_a_repeated_column_of_an_excel_file(tmp_path):
-    pd.DataFrame([["a", "b", 1, 2]]).to_excel(
-        tmp_path / "a.xlsx", header=["id", "excerpt", "target", "target"], index=False
-    )
-    with pytest.raises(InputError, match="has the column 'target' 2 times"):
-        data.read_table(tmp_path / "a.xlsx")
 
 
 def test_ones_own_table_needs_no_group_column(tmp_path):
@@ -262,79 +236,3 @@ def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):
     assert len(row["input_ids"]) == 16
     assert row["input_ids"][0] == tokenizer.cls_token_id
     assert row["input_ids"][-1] == tokenizer.sep_token_id
-
-
-# --- sources -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("layout", ["competitions/commonlitreadabilityprize", "commonlitreadabilityprize",
-                                    "datasets/somebody/commonlitreadabilityprize"])  # fmt: skip
-def test_kaggles_files_are_found_wherever_it_mounts_them(tmp_path, monkeypatch, layout):
-    monkeypatch.setattr(data, "KAGGLE_INPUT", tmp_path)
-    folder = tmp_path / layout
-    folder.mkdir(parents=True)
-    write(folder / "train.csv", GOOD)
-    assert data.find_table("commonlit") == folder / "train.csv"
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A local HTTP server over a folder; gives the folder and the address."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
-        thread.join()
-
-
-def clear_sheet():
-    return pd.DataFrame(
-        {
-            "ID": [400, 401, None],
-            "Author": "A",
-            "URL": ["http://a", None, None],
-            "License": ["CC BY 4.0", None, None],
-            "Excerpt": ["One text.\nTwo.", "NA", None],
-            "BT_easiness": [-0.34, 0.5, None],
-            "s.e.": [0.46, 0.5, None],
-        }
-    )
-
-
-def test_clear_is_downloaded_once_and_read(server, workspace, monkeypatch, capfd):
-    folder, address = server
-    clear_sheet().to_excel(folder / "clear.xlsx", sheet_name="Data", index=False)
-    monkeypatch.setattr(runtime, "progress_wanted", lambda: True)
-    monkeypatch.setattr(data.download_clear, "__defaults__", (f"{address}/clear.xlsx",))
-    config = Config.make("clear", n_folds=2)
-    table = data.load_table(config)
-    assert table["id"].tolist() == ["400", "401"]
-    assert table["excerpt"].tolist() == ["One text. Two.", "NA"]
-    assert table["target"].tolist() == [-0.34, 0.5]
-    assert "100%" in capfd.readouterr().err
-    (folder / "clear.xlsx").unlink()
-    pd.testing.assert_frame_equal(data.load_table(config), table)
-    assert [path.name for path in (workspace / "data" / "clear").iterdir()] == ["train.csv"]
-
-
-@pytest.mark.parametrize("fault", ["missing", "cut short", "other columns", "a page"])
-def test_a_bad_download_is_refused_and_leaves_nothing(server, workspace, fault):
-    folder, address = server
-    served = folder / "clear.xlsx"
-    clear_sheet().rename(columns={"Excerpt": "Text"} if fault == "other columns" else {}).to_excel(
-        served, sheet_name="Data", index=False
-    )
-    if fault == "missing":
-        served.unlink()
-    elif fault == "cut short":
-        served.write_bytes(served.read_bytes()[:-500])
-    elif fault == "a page":
-        served.write_text("<html>moved</html>")
-    words = {"missing": "could not be downloaded", "other columns": "lacks the column 'Excerpt'"}
-    with pytest.raises(InputError, match=words.get(fault, "cannot be read as an .xlsx")):
-        data.download_clear(workspace / "data" / "clear" / "train.csv", f"{address}/clear.xlsx")
-    assert not list((workspace / "data" / "clear").iterdir())

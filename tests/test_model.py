@@ -248,7 +248,7 @@ def test_a_trained_model_comes_back_exactly_on_the_oldest_transformers(tmp_path)
 import pathlib, sys, transformers, tests.test_model
 from utils.config import Config
 from utils.data import add_folds, load_table
-from utils.train import fit_fold
+from utils.fold import fit_fold
 
 assert transformers.__version__ == "5.0.0", transformers.__version__
 tests.test_model.roundtrip(pathlib.Path(sys.argv[1]))

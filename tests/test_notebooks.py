@@ -6,15 +6,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 from utils import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SETUP, TRAINING = NOTEBOOKS[:2]
 
 
 def run_papermill(notebook, output, *arguments, cwd):
@@ -40,7 +44,7 @@ def parameters(tmp_path):
 def test_a_fold_trains_under_papermill_from_any_directory(tmp_path, parameters):
     output = tmp_path / "out.ipynb"
     done = run_papermill(
-        NOTEBOOKS[0], output, "-p", "preset", "tiny", "-p", "fold", "2", "-r", "run", "007", *parameters, cwd=tmp_path
+        TRAINING, output, "-p", "preset", "tiny", "-p", "fold", "2", "-r", "run", "007", *parameters, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "output" / "007" / "fold-2"
@@ -58,7 +62,7 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     options = {"preset": "tiny", "optimizer": "madgrad", "param_groups": "grouped", "loss": "rmse", "averaging": "ema",
                "pooling": "cls_layers", "layer_dropout": 0.1, "lr": 1e-4, "accumulation_steps": 2}  # fmt: skip
     flat = [word for name, value in options.items() for word in ("-p", name, str(value))]
-    done = run_papermill(NOTEBOOKS[0], tmp_path / "out.ipynb", *flat, *parameters, cwd=tmp_path)
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *flat, *parameters, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     about = json.loads((tmp_path / "output" / "tiny" / "fold-0" / "config.json").read_text())
     assert about["config"]["layer_dropout"] == 0.1
@@ -66,9 +70,7 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
 
 def test_the_demo_learns(tmp_path, parameters):
     """The shipped encoder on the shipped data: the main job, as `make run` does it."""
-    done = run_papermill(
-        NOTEBOOKS[0], tmp_path / "out.ipynb", "-p", "preset", "demo", *parameters[:3], cwd=runtime.ROOT
-    )
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", "-p", "preset", "demo", *parameters[:3], cwd=runtime.ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "output" / "demo" / "fold-0"
     scores = json.loads((folder / "result.json").read_text())["scores"]
@@ -87,7 +89,7 @@ def test_the_demo_learns(tmp_path, parameters):
 )
 def test_bad_parameters_end_in_one_sentence_and_write_nothing(tmp_path, parameters, arguments, sentence):
     done = run_papermill(
-        NOTEBOOKS[0], tmp_path / "out.ipynb", "-p", "preset", "tiny", *arguments, *parameters, cwd=tmp_path
+        TRAINING, tmp_path / "out.ipynb", "-p", "preset", "tiny", *arguments, *parameters, cwd=tmp_path
     )
     assert done.returncode != 0
     assert sentence in done.stderr
@@ -96,12 +98,45 @@ def test_bad_parameters_end_in_one_sentence_and_write_nothing(tmp_path, paramete
 
 
 def test_papermill_knows_the_parameters_with_their_help():
-    parameters = papermill.inspect_notebook(str(NOTEBOOKS[0]))
+    parameters = papermill.inspect_notebook(str(TRAINING))
     assert parameters["fold"]["inferred_type_name"] == "int"
     assert parameters["lr"]["inferred_type_name"] == "Optional[float]"
-    (cell,) = [c for c in nbformat.read(NOTEBOOKS[0], 4).cells if "parameters" in c.metadata.get("tags", [])]
+    (cell,) = [c for c in nbformat.read(TRAINING, 4).cells if "parameters" in c.metadata.get("tags", [])]
     assert len(parameters) == len(re.findall(r"^\w+: ", cell.source, flags=re.MULTILINE)) >= 15
     assert all(parameter["help"] for parameter in parameters.values())
+
+
+# --- 01 ----------------------------------------------------------------------------------------------------------
+
+
+def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
+    output = tmp_path / "out.ipynb"
+    done = run_papermill(SETUP, output, "-p", "preset", "tiny", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = nbformat.read(output, as_version=4).cells
+    text = json.dumps([cell.get("outputs", []) for cell in cells], ensure_ascii=False)
+    assert "✓\u00a0works" in text
+    assert "✗" not in text
+    assert "here: data/sample/train.csv" in text
+    assert re.search(r"(bf16|fp32): the CPU", text)
+    assert "samples/s" in text
+    assert text.count("image/png") == 1
+    assert "it/s" not in text
+
+
+def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp_path, monkeypatch):
+    """With a stand-in for bash: what setup.sh --apex does has tests of its own."""
+    (tmp_path / "bin").mkdir()
+    bash = tmp_path / "bin" / "bash"
+    bash.write_text('#!/bin/sh\necho "asked for ${PYTHON##*/} $*"\n')
+    bash.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{bash.parent}:{os.environ['PATH']}")
+    output = tmp_path / "out.ipynb"
+    done = run_papermill(SETUP, output, "-p", "preset", "tiny", "-p", "precision", "apex-O1", cwd=tmp_path)
+    assert done.returncode != 0
+    own = Path(sys.prefix) == runtime.ROOT / ".venv"
+    assert f"asked for python {runtime.ROOT}/setup.sh --apex{'' if own else ' --here'}" in streams(output)
+    assert 'InputError: precision="apex-O1" needs a CUDA GPU, and there is none; use "auto".' in done.stderr
 
 
 # --- what is committed -------------------------------------------------------------------------------------------
@@ -137,29 +172,108 @@ def test_the_setup_cell_is_the_same_in_every_notebook():
     assert len(cells) == 1
 
 
-@pytest.mark.parametrize("layout", ["clone", "inside", "kaggle", "kaggle-nested"])
-def test_the_setup_cell_finds_the_code(layout, tmp_path, monkeypatch):
-    (cell,) = {c.source for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.source.startswith("# Setup:")}
-    project = {
-        "clone": tmp_path,
-        "inside": tmp_path,
-        "kaggle": tmp_path / "input" / "suite",
-        "kaggle-nested": tmp_path / "input" / "datasets" / "owner" / "suite",
-    }[layout]
+# --- the setup cell ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def setup_cell(tmp_path, monkeypatch):
+    """Runs the setup cell as IPython would, with /kaggle/input moved and shell commands recorded; gives its names."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
+    code = TransformerManager().transform_cell(cell.replace("/kaggle/input", str(tmp_path / "input")))
+    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(shell=lambda command: 0):
+        names = {"commands": []}
+
+        def system(template):
+            command = re.sub(r"{([\w.]+)}", lambda match: str(eval(match[1], names)), template)
+            names["commands"].append(command)
+            names["_exit_code"] = shell(command)
+
+        names["get_ipython"] = lambda: SimpleNamespace(system=system)
+        exec(code, names)
+        return names
+
+    return run
+
+
+def lay_out(project):
     (project / "utils").mkdir(parents=True)
     (project / "utils" / "averaging.py").touch()
-    here = {"clone": tmp_path, "inside": tmp_path / "notebooks"}.get(layout, tmp_path / "working")
-    here.mkdir(exist_ok=True)
+    return project
+
+
+@pytest.mark.parametrize("where", ["here", "inside", "beside"])
+def test_the_setup_cell_finds_a_clone(where, setup_cell, tmp_path, monkeypatch):
+    project = lay_out(tmp_path / "swa-apex-lit")
+    here = {"here": project, "inside": project / "notebooks" / "deep", "beside": tmp_path}[where]
+    here.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(here)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    namespace = {}
-    exec(cell.replace("/kaggle/input", str(tmp_path / "input")), namespace)
-    assert Path(namespace["root"]) == project
+    names = setup_cell()
+    assert names["root"] == project
     assert sys.path[0] == str(project)
+    assert names["commands"] == [], "a machine of one's own is not touched"
 
 
-def test_the_setup_cell_says_when_there_is_no_code(tmp_path, monkeypatch):
-    (cell,) = {c.source for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.source.startswith("# Setup:")}
+@pytest.mark.parametrize("layout", ["swa-apex-lit-code", "datasets/owner/swa-apex-lit-code", "a/b/c/d"])
+def test_the_setup_cell_finds_the_code_that_is_attached_on_kaggle(layout, setup_cell, tmp_path, monkeypatch):
+    project = lay_out(tmp_path / "input" / layout)
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    names = setup_cell()
+    assert names["root"] == project
+    assert names["commands"] == [f'PYTHON="{sys.executable}" bash "{project}/setup.sh"']
+
+
+@pytest.mark.parametrize("variable", ["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"])
+def test_the_setup_cell_clones_in_colab_and_in_an_imported_kaggle_kernel(variable, setup_cell, tmp_path, monkeypatch):
+    monkeypatch.setenv(variable, "1")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="open the notebook inside a clone"):
-        exec(cell, {})
+    clone = tmp_path / "swa-apex-lit"
+    names = setup_cell(lambda command: 0 if " git clone " not in command else lay_out(clone) and 0)
+    git, setup = names["commands"]
+    assert re.fullmatch(
+        r"GIT_TERMINAL_PROMPT=0 git clone --quiet --depth 1 https://github.com/\S+ " + f'"{clone}"', git
+    )
+    assert setup == f'PYTHON="{sys.executable}" bash "{clone}/setup.sh"'
+    assert names["root"] == clone
+    assert setup_cell()["commands"] == [setup], "the second Run All finds the clone"
+
+
+def test_the_setup_cell_says_what_failed(setup_cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"clone https://github.com/.*, or attach it on Kaggle"):
+        setup_cell()
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    with pytest.raises(FileNotFoundError, match="no utils/ was found"):
+        setup_cell(lambda command: 128)
+    lay_out(tmp_path)
+    with pytest.raises(AssertionError, match="its last line above says why"):
+        setup_cell(lambda command: 1)
+
+
+def test_the_setup_cell_in_a_real_kernel_and_a_path_with_a_space(tmp_path, monkeypatch):
+    """IPython's own expansion of the shell lines, with stand-ins for git and bash."""
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
+    content, tools = tmp_path / "my content", tmp_path / "bin"
+    content.mkdir()
+    tools.mkdir()
+    git = 'for last; do :; done; mkdir -p "$last/utils" && : >"$last/utils/averaging.py"'
+    bash = 'case "$1" in -c) exec /bin/bash "$@" ;; esac; echo "stand-in: $PYTHON $1 ($#)"; exit ${FAIL:-0}'
+    for name, script in {"git": git, "bash": bash}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
+    NotebookClient(notebook, resources={"metadata": {"path": str(content)}}).execute()
+    printed = "".join(output["text"] for output in notebook.cells[0].outputs if output["output_type"] == "stream")
+    assert f"stand-in: {sys.executable} {content}/swa-apex-lit/setup.sh (1)" in printed
+    monkeypatch.setenv("FAIL", "3")
+    with pytest.raises(CellExecutionError, match="its last line above says why"):
+        NotebookClient(notebook, resources={"metadata": {"path": str(content)}}).execute()

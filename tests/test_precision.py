@@ -8,8 +8,9 @@ import torch
 from tests.stand_ins import apex
 from utils import precision, runtime
 from utils.config import InputError
+from utils.fold import fit_fold
 from utils.precision import Choice, apex_problem, choose
-from utils.train import fit_fold, prepare
+from utils.train import prepare
 
 
 def machine(monkeypatch, kind, bf16=False, amp=False):
@@ -57,6 +58,22 @@ def test_what_is_not_there_is_refused(monkeypatch, wanted, kind, words):
         choose(wanted)
 
 
+@pytest.mark.parametrize(
+    ("kind", "bf16", "amp", "expected"),
+    [
+        ("cpu", False, True, ["fp32"]),
+        ("cpu", True, False, ["fp32", "bf16"]),
+        ("mps", True, True, ["fp32"]),
+        ("cuda", False, False, ["fp32", "fp16"]),
+        ("cuda", True, True, ["fp32", "bf16", "fp16", "apex-O1"]),
+    ],
+)
+def test_what_is_available_is_what_choose_grants(monkeypatch, kind, bf16, amp, expected):
+    machine(monkeypatch, kind, bf16, amp)
+    assert precision.available() == expected
+    assert [choose(name).name for name in expected] == expected
+
+
 def test_what_is_there_is_granted(monkeypatch):
     machine(monkeypatch, "cuda", bf16=True, amp=True)
     for wanted in ("apex-O1", "apex-O2", "fp16", "bf16", "fp32"):
@@ -82,7 +99,7 @@ def test_no_apex_and_pypis_unrelated_apex_and_a_build_without_amp_are_told_apart
     assert apex_problem() == "NVIDIA Apex is not installed"
     fake_package(tmp_path, monkeypatch, __init__="from pyramid.config import Configurator")
     assert "unrelated" in apex_problem()
-    assert "pip uninstall apex" in apex_problem()
+    assert "python -m pip uninstall -y apex" in apex_problem()
 
 
 def test_a_build_without_amp(tmp_path, monkeypatch):
@@ -123,7 +140,7 @@ def test_apex_o1_keeps_the_contract_and_trains_the_same(tiny, tiny_table, monkey
     assert amp.calls[:4] == ["delayed", "unscaled"] * 2
     assert (pd.read_csv(folder / "history.csv")["loss_scale"] == apex.LOSS_SCALE).all()
     with pytest.raises(InputError, match="restart the kernel"):
-        train_with("apex-O1", tiny, tiny_table, monkeypatch)
+        train_with("apex-O1", tiny, tiny_table, monkeypatch, retrain=True)
 
 
 def test_apex_o2_averages_and_saves_the_float32_masters(tiny, tiny_table, monkeypatch):

@@ -2,9 +2,7 @@
 
 import ast
 import re
-import subprocess
 
-import pytest
 from packaging.requirements import Requirement
 
 from utils import runtime
@@ -21,27 +19,17 @@ def requirements(name):
 def test_every_requirement_has_one_exact_version_within_its_range():
     pins = {pin.name.lower().replace("_", "-"): pin.specifier for pin in requirements("constraints.txt")}
     assert not any("+" in str(specifier) for specifier in pins.values()), "no local versions"
-    for requirement in [*requirements("requirements.txt"), *requirements("requirements-dev.txt")]:
+    named = [r for name in ("", "-lit", "-dev") for r in requirements(f"requirements{name}.txt")]
+    assert not {requirement.name for requirement in named} & {"apex", "lit-nlp"}, "setup.sh installs these, otherwise"
+    for requirement in named:
         (pin,) = pins[requirement.name.lower()]
         assert pin.operator == "=="
         assert requirement.specifier.contains(pin.version), requirement.name
 
 
-# Colab's and Kaggle's images, as read in 2026; what is preinstalled there must do.
-COLAB = {"torch": "2.11.0", "transformers": "5.15.0", "accelerate": "1.14.0", "numpy": "2.1.3", "pandas": "2.2.3",
-         "scikit-learn": "1.6.1"}  # fmt: skip
-KAGGLE = {"torch": "2.10.0", "transformers": "5.0.0", "accelerate": "1.13.0", "numpy": "2.0.2", "pandas": "2.2.2",
-          "scikit-learn": "1.6.1"}  # fmt: skip
-
-
-@pytest.mark.parametrize("image", [COLAB, KAGGLE], ids=["colab", "kaggle"])
-def test_the_images_of_colab_and_kaggle_are_within_the_ranges(image):
-    ranges = {requirement.name: requirement.specifier for requirement in requirements("requirements.txt")}
-    assert [name for name, version in image.items() if not ranges[name].contains(version)] == []
-
-
-LAYERS = [["config"], ["runtime"], ["data", "model"], ["losses", "metrics", "optim", "precision", "averaging",
-          "checkpoint"], ["train"], ["report"]]  # fmt: skip
+LAYERS = [["config"], ["runtime"], ["sources"], ["data", "model"], ["losses", "metrics", "optim", "precision",
+          "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"], ["fold"],
+          ["report"]]  # fmt: skip
 
 
 def test_imports_run_one_way():
@@ -58,25 +46,12 @@ def test_imports_run_one_way():
 
 
 def test_the_package_stays_thin():
-    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "utils").glob("*.py")) < 2000
+    """A ceiling for each module and for all, docstrings included."""
+    lines = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "utils").glob("*.py")}
+    assert max(lines.values()) < 300, lines
+    assert sum(lines.values()) < 4000
 
 
 def test_the_readme_names_every_preset_and_no_other():
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
     assert sorted(rows) == sorted(PRESETS)
-
-
-def test_setup_refuses_an_unknown_option_in_one_sentence():
-    done = subprocess.run(["bash", ROOT / "setup.sh", "--dve"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "setup: '--dve' is not an option; use --dev or none.\n"
-
-
-def test_setup_says_when_there_is_no_python(tmp_path):
-    copy = tmp_path / "setup.sh"
-    copy.write_bytes((ROOT / "setup.sh").read_bytes())
-    environment = {"PATH": "/usr/bin:/bin", "PYTHON": "python2-that-is-not-there"}
-    done = subprocess.run(["bash", copy], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 1
-    assert "no Python 3.11, 3.12 or 3.13 was found" in done.stderr
-    assert not (tmp_path / ".venv").exists()

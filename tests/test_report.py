@@ -5,9 +5,9 @@ import pytest
 from utils import report
 from utils.checkpoint import read_predictions
 from utils.config import Config
+from utils.fold import fit_fold
 from utils.model import build_model
 from utils.optim import parameter_groups, planned_rates
-from utils.train import fit_fold
 
 
 @pytest.fixture
@@ -75,9 +75,9 @@ def test_several_targets_have_a_panel_each():
 
 
 def test_the_source_shown_is_the_code_that_runs():
-    from utils.train import train_epoch
+    from utils.train import add_gradients
 
-    assert "backend.backward(share" in report.source(train_epoch).data
+    assert "backend.backward(share" in report.source(add_gradients).data
 
 
 def test_the_end_of_make_run_tells_where_everything_lies(folder, workspace, capsys):

@@ -9,8 +9,9 @@ from utils import checkpoint, data, runtime, train
 from utils.checkpoint import load_model
 from utils.config import Config, InputError
 from utils.data import Texts, add_folds
-from utils.model import build_model
-from utils.train import evaluate, fit_fold, prepare, train_epoch
+from utils.fold import fit_fold
+from utils.model import TextRegressor, build_model
+from utils.train import add_gradients, evaluate, prepare, train_epoch
 
 
 def scores_of(folder, kind, table, config, fold=0):
@@ -98,6 +99,60 @@ def test_accumulation_is_the_whole_batch_in_parts(tiny, tiny_table, loss):
         states.append(training.model.state_dict())
     for name, value in states[0].items():
         torch.testing.assert_close(value, states[1][name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("limit", [3, 1])
+def test_memory_that_runs_out_halves_the_micro_batches(limit, tiny, tiny_table, monkeypatch, capsys):
+    """A device that holds ``limit`` texts: the same weights as one that holds them all, and a line that says so."""
+    options = {"head_dropout": 0, "batch_size": 8, "loss": "rmse", "accumulation_steps": 2}
+    plain = fit_fold(tiny(run="plain", **options), tiny_table)
+    forward = TextRegressor.forward
+
+    def small(model, **inputs):
+        if model.training and len(inputs["input_ids"]) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(model, **inputs)
+
+    monkeypatch.setattr(TextRegressor, "forward", small)
+    capsys.readouterr()
+    tight = fit_fold(tiny(run="tight", **options), tiny_table)
+    said = [line for line in capsys.readouterr().out.splitlines() if "out of memory" in line]
+    parts = {3: (2, 4), 1: (2, 4, 8)}[limit]
+    assert said == [f"Step 1: out of memory, so micro-batches are taken in {n} parts from here." for n in parts]
+    a, b = (pd.read_csv(folder / "predictions.csv") for folder in (plain, tight))
+    np.testing.assert_allclose(a[["last", "swa"]], b[["last", "swa"]], atol=1e-4)
+
+
+def test_a_step_that_ran_out_of_memory_is_repeated_from_its_random_state(tiny, tiny_table, monkeypatch):
+    training = prepare(tiny(encoder_dropout=0.5, batch_size=4), tiny_table, 0)
+    batch = next(iter(data.make_loader(training.train, training.batches(0), training.tokenizer)))
+    torch.manual_seed(1)
+    training.parts = 2
+    expected = add_gradients(training, [batch])
+    training.optimizer.zero_grad()
+    forward, calls = TextRegressor.forward, []
+
+    def fail_once(model, **inputs):
+        calls.append(len(inputs["input_ids"]))
+        found = forward(model, **inputs)  # draws masks, which the repetition must draw again
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(TextRegressor, "forward", fail_once)
+    torch.manual_seed(1)
+    training.parts = 1
+    assert torch.equal(add_gradients(training, [batch]), expected)
+    assert calls == [4, 2, 2]
+
+
+def test_memory_for_not_even_one_text(tiny, tiny_table, monkeypatch):
+    def none(model, **inputs):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(TextRegressor, "forward", none)
+    with pytest.raises(InputError, match="does not hold one text at a time; lower max_length"):
+        fit_fold(tiny(), tiny_table)
 
 
 def test_gradients_are_clipped(tiny, tiny_table):
@@ -235,14 +290,16 @@ def test_what_cannot_work_is_refused_before_anything_is_written(tiny, tiny_table
 
 
 def test_a_fold_that_is_not_there(tiny, tiny_table, workspace):
-    with pytest.raises(InputError, match="fold 7 leaves no rows"):
+    with pytest.raises(InputError, match="fold=7 does not exist"):
         fit_fold(tiny(), tiny_table, fold=7)
     with pytest.raises(InputError, match="call add_folds first"):
         fit_fold(tiny(), tiny_table.drop(columns="fold"))
 
 
 def test_divergence_is_said(tiny, tiny_table):
-    with pytest.raises(InputError, match="training diverged by step 3"):
+    with pytest.raises(
+        InputError, match=r"training diverged: the loss of step 2 is nan, on the texts \w+, .*; lower lr"
+    ):
         fit_fold(tiny(lr=1e30, max_grad_norm=0), tiny_table)
 
 
@@ -263,7 +320,7 @@ def test_ids_stay_what_they_are(tiny, tiny_table):
 def test_training_again_replaces_the_whole_folder(tiny, tiny_table):
     folder = fit_fold(tiny(), tiny_table)
     (folder / "stale").write_text("old")
-    assert fit_fold(tiny(averaging="none"), tiny_table) == folder
+    assert fit_fold(tiny(averaging="none", retrain=True), tiny_table) == folder
     assert not (folder / "stale").exists()
     assert not (folder / "swa").exists()
 

@@ -38,6 +38,13 @@ class Averager:
     def n_averaged(self) -> int:
         return int(self._averaged.n_averaged)
 
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The averaged weights and how many went into them."""
+        return self._averaged.state_dict()
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self._averaged.load_state_dict(state)
+
     def due(self, step: int, last_step: int) -> bool:
         """Whether the weights after optimizer step ``step`` (counted from 1) go into the average."""
         since_start = step - self.start

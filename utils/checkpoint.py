@@ -68,11 +68,26 @@ def load_model(folder: Path, kind: str = "swa", **options) -> tuple[TextRegresso
 
 
 def read_result(folder: Path) -> dict:
-    """A finished fold's result.json."""
+    """The result.json of a fold that has been trained."""
     try:
         return json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{runtime.shown(folder)} holds no finished fold; train it first with notebook 02.") from None
+    except ValueError:
+        raise InputError(f"{runtime.shown(Path(folder) / 'result.json')} is damaged; train that fold again.") from None
+
+
+def read_about(folder: Path) -> dict:
+    """A fold's config.json: the Config it was trained with, and on what."""
+    try:
+        return json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise InputError(f"{runtime.shown(folder)} has no readable config.json; train that fold again.") from None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a fold has been trained to its end, and not merely to a time limit."""
+    return (folder / "result.json").is_file() and read_result(folder).get("finished", True)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:

@@ -38,6 +38,7 @@ CHOICES = {
     "precision": ("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32"),
     "averaging": ("swa", "ema", "none"),
     "swa_anneal": ("cos", "linear"),
+    "patience_on": ("raw", "averaged"),
 }
 
 
@@ -102,7 +103,14 @@ class Config:
     ema_decay: float = 0.999
     # evaluation and running
     eval_every: int = 0  # steps between evaluations; 0: one an epoch
+    patience: int = 0  # evaluations without a better score before training stops; 0: never
+    patience_on: str = "raw"  # whose score; averaged: counted from the first average on
     num_workers: int = 0  # loader processes; the data are already tokens, so 0 is fast
+    save_every: int = 0  # steps between saved states, beside one at every evaluation; 0: off
+    save_minutes: float = 0.0  # minutes between saved states; 0: off
+    time_limit_hours: float = 0.0  # save and stop after this long; 0: never
+    resume_from: str = ""  # an earlier output folder to go on from, such as a mounted one; nothing is written there
+    retrain: bool = False  # begin anew even where there is a state or a finished fold
 
     def __post_init__(self):
         for name, valid in CHOICES.items():
@@ -116,7 +124,7 @@ class Config:
         if self.fold >= self.n_folds:
             last = self.n_folds - 1
             raise InputError(f"fold={self.fold} does not exist; with n_folds={self.n_folds}, the last one is {last}.")
-        if self.run in (".", "..") or "/" in self.run or "\\" in self.run:
+        if self.run in (".", "..") or "/" in self.run or "\\" in self.run or not self.run.isprintable():
             raise InputError(
                 f"run={self.run!r} cannot name a folder; leave out slashes, output_dir says where it lies."
             )
@@ -174,10 +182,19 @@ class Config:
         overrides = {name: namespace[name] for name in names}
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
+    def differences(self, other: Mapping) -> list[str]:
+        """Settings of ``other`` (an earlier ``to_dict``, through JSON) that would make this another training."""
+        own = {name: list(value) if isinstance(value, tuple) else value for name, value in self.to_dict().items()}
+        return [name for name in own if name not in MAY_CHANGE and own[name] != other.get(name)]
+
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
 
+#: Fields that say where, how often or for how long: a training may go on under other ones. (``data`` is a path; whether
+#: the rows are the same is told by their fingerprint.)
+MAY_CHANGE = {"preset", "run", "output_dir", "data", "num_workers", "save_every", "save_minutes", "time_limit_hours",
+              "resume_from", "retrain"}  # fmt: skip
 _POSITIVE, _COUNT, _SHARE = (1e-12, math.inf), (1, math.inf), (0, 1)
 _OFF_OR_MORE = (0, math.inf)
 _LIMITS = {
@@ -188,7 +205,8 @@ _LIMITS = {
     "eps": _POSITIVE, "layer_decay": (1e-12, 1), "tier_factor": (1, math.inf), "head_lr_factor": _POSITIVE,
     "warmup_ratio": _SHARE, "max_grad_norm": _OFF_OR_MORE, "swa_start": _OFF_OR_MORE, "swa_lr_factor": _POSITIVE,
     "swa_flat_lr": _OFF_OR_MORE, "swa_anneal_epochs": _OFF_OR_MORE, "swa_every": _OFF_OR_MORE, "ema_decay": _SHARE,
-    "eval_every": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE,
+    "eval_every": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE, "patience": _OFF_OR_MORE, "save_every": _OFF_OR_MORE,
+    "save_minutes": _OFF_OR_MORE, "time_limit_hours": _OFF_OR_MORE,
 }  # fmt: skip
 
 

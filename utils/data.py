@@ -1,13 +1,8 @@
-"""Texts and targets: where they come from, reading and checking a table, folds, tokens, batches of similar length."""
+"""Texts and targets: checking a table, folds, tokens, batches of similar length."""
 
-import csv
 import hashlib
-import os
 import re
-import socket
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,85 +14,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from utils import runtime
 from utils.config import Config, InputError, nearest
+from utils.sources import find_table, read_table
 
-# The CLEAR corpus (Crossley et al. 2022), CC BY-NC-SA 4.0, pinned to a commit of github.com/scrosseye/CLEAR-Corpus.
-CLEAR_URL = (
-    "https://github.com/scrosseye/CLEAR-Corpus/raw/201de282b36107e40079b534bd0552a0dfe7210a/CLEAR_corpus_final.xlsx"
-)
-CLEAR_COLUMNS = {
-    "ID": "id", "URL": "url_legal", "License": "license", "Excerpt": "excerpt", "BT_easiness": "target",
-    "s.e.": "standard_error",
-}  # fmt: skip
-KAGGLE_INPUT = Path("/kaggle/input")  # a competition's files lie in a folder of its name, at one of several depths
-KAGGLE_COMPETITIONS = {
-    "commonlit": "commonlitreadabilityprize",
-    "feedback": "feedback-prize-english-language-learning",
-}
-
-
-# --- sources -----------------------------------------------------------------------------------------------------
-
-
-def find_table(source: str) -> Path:
-    """The file behind ``Config.data``: "sample", "clear", "commonlit", "feedback", or a path.
-
-    Relative paths are looked for in the current directory, then in the workspace. "clear" is downloaded if absent.
-    Raises InputError naming every place that was looked at.
-    """
-    data = runtime.workspace() / "data"
-    if source == "sample":
-        return runtime.ROOT / "data" / "sample" / "train.csv"
-    if source == "clear":
-        local = data / "clear" / "train.csv"
-        return local if local.exists() else download_clear(local)
-    if source in KAGGLE_COMPETITIONS:
-        local = data / source / "train.csv"
-        mounted = sorted(KAGGLE_INPUT.glob(f"**/{KAGGLE_COMPETITIONS[source]}/train.csv"))
-        found = next(iter(mounted), local)
-        if not found.exists():
-            raise InputError(
-                f"the {source} data are neither mounted under {KAGGLE_INPUT} nor at {runtime.shown(local)}; "
-                f"attach the competition on Kaggle, or put its train.csv there."
-            )
-        return found
-    for path in (Path(source), runtime.workspace() / source):
-        if path.is_file():
-            return path
-    known = ["sample", "clear", *KAGGLE_COMPETITIONS]
-    hint = "" if "/" in source or "." in source else f" or a known source; {nearest(source, known)}"
-    raise InputError(f"data={source!r} is not a file{hint or '; check the path.'}")
-
-
-def download_clear(target: Path, url: str = CLEAR_URL) -> Path:
-    """Fetch the CLEAR corpus's spreadsheet and write it to ``target`` as a CSV in CommonLit's columns.
-
-    Shows progress. ``target`` appears only when the whole spreadsheet has arrived and been read.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        sheet = Path(folder) / "clear.xlsx"
-        usual_timeout = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(60)  # seconds without a byte; torch's download sets none of its own
-        try:
-            torch.hub.download_url_to_file(url, str(sheet), progress=runtime.progress_wanted())
-        except OSError as error:  # urllib's errors are OSErrors
-            raise InputError(
-                f"the CLEAR corpus could not be downloaded from {url} ({error}); check the connection, "
-                f'or use data="sample", which needs none.'
-            ) from None
-        finally:
-            socket.setdefaulttimeout(usual_timeout)
-        table = _read_excel(sheet, sheet_name="Data")
-        if missing := sorted(set(CLEAR_COLUMNS) - set(table.columns)):
-            raise InputError(f"the download from {url} lacks the column {missing[0]!r}; it is not the CLEAR corpus.")
-        table = table.loc[table["ID"].astype(str).str.strip() != "", list(CLEAR_COLUMNS)].rename(columns=CLEAR_COLUMNS)
-        converted = Path(folder) / "train.csv"
-        table.to_csv(converted, index=False)
-        os.replace(converted, target)
-    return target
-
-
-# --- reading and checking ----------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------
 
 
 def load_table(config: Config) -> pd.DataFrame:
@@ -112,41 +31,6 @@ def load_table(config: Config) -> pd.DataFrame:
     if 0 < config.max_rows < len(table):
         table = table.sample(config.max_rows, random_state=config.seed).sort_index().reset_index(drop=True)
     return table
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV (UTF-8) or .xlsx file as a table of strings; nothing is taken for a missing value."""
-    where = runtime.shown(path)
-    if path.suffix == ".xlsx":
-        return _read_excel(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        table = pd.read_csv(path, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV.") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise InputError(f"{where} cannot be read as a CSV table ({str(error).strip()}).") from None
-    if not isinstance(table.index, pd.RangeIndex):  # what pandas makes of rows longer than the header
-        raise InputError(f"{where} has rows with more fields than its header; quote the texts that hold commas.")
-    _refuse_repeated(header, where)
-    return table
-
-
-def _read_excel(path: Path, **options) -> pd.DataFrame:
-    where = runtime.shown(path)
-    try:
-        table = pd.read_excel(path, header=None, keep_default_na=False, **options)
-    except Exception as error:  # openpyxl and zipfile raise a dozen kinds for a file that is not a spreadsheet
-        raise InputError(f"{where} cannot be read as an .xlsx table ({error}).") from None
-    header = [str(name) for name in table.iloc[0]] if len(table) else []
-    _refuse_repeated(header, where)
-    return table.iloc[1:].set_axis(header, axis=1).reset_index(drop=True)
-
-
-def _refuse_repeated(header: list[str], where: str) -> None:
-    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
-        raise InputError(f"{where} has the column {repeated[0]!r} {header.count(repeated[0])} times; keep one.")
 
 
 def clean_text(text: str) -> str:

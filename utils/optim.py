@@ -132,15 +132,30 @@ class LearningRates:
         if self.config.averaging != "swa" or self.steps < self.swa_start_step:
             self.base.step()
         elif self.swa is None:
-            flat = self.config.swa_flat_lr
-            self.swa = SWALR(
-                self.optimizer,
-                swa_lr=[flat or self.config.swa_lr_factor * peak for peak in self.peaks],
-                anneal_epochs=round(self.config.swa_anneal_epochs * self.steps_per_epoch),
-                anneal_strategy=self.config.swa_anneal,
-            )
+            self.swa = self._begin_swa()
         else:
             self.swa.step()
+
+    def _begin_swa(self) -> SWALR:
+        flat = self.config.swa_flat_lr
+        return SWALR(
+            self.optimizer,
+            swa_lr=[flat or self.config.swa_lr_factor * peak for peak in self.peaks],
+            anneal_epochs=round(self.config.swa_anneal_epochs * self.steps_per_epoch),
+            anneal_strategy=self.config.swa_anneal,
+        )
+
+    def state_dict(self) -> dict:
+        """Where the schedules are; the rates themselves lie in the optimizer's state."""
+        return {"steps": self.steps, "base": self.base.state_dict(), "swa": self.swa and self.swa.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go back to ``state``. To be called before the optimizer's, whose rates a new SWALR would change."""
+        self.steps = state["steps"]
+        self.base.load_state_dict(state["base"])
+        if state["swa"] is not None:
+            self.swa = self._begin_swa()
+            self.swa.load_state_dict(state["swa"])
 
     def current(self) -> dict[str, float]:
         """The rate of each group, by its name."""

@@ -3,6 +3,9 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import json
+import re
+import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,16 +41,89 @@ def apex_problem() -> str | None:
         return f"Python finds a folder named apex ({spec.submodule_search_locations[0]}), not a built package"
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     if any((folder / "optimizers").exists() or (folder / "normalization").exists() for folder in folders):
-        return "the installed Apex is a build without apex.amp, which upstream removed in 2025; tag 25.04 still has it"
+        return (
+            "the installed Apex is a build without apex.amp, which upstream removed in 2025; "
+            "remove it with: python -m pip uninstall -y apex"
+        )
     return (
         "the installed package 'apex' is not NVIDIA's but an unrelated one of that name from PyPI; "
-        "remove it with: pip uninstall apex"
+        "remove it with: python -m pip uninstall -y apex"
     )
+
+
+def apex_build() -> str:
+    """Version and origin of the installed Apex: setup.sh's wheels lie in a folder named after commit, torch and GPU."""
+    try:
+        about = importlib.metadata.distribution("apex")
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown origin"
+    origin = json.loads(about.read_text("direct_url.json") or "{}").get("url", "")
+    key = re.search(r"/apex-(\w+)-(torch[^/]+)/", urllib.parse.unquote(origin))
+    return f"{about.version}, commit {key[1]}, built for {key[2]}" if key else f"{about.version}, of unknown commit"
+
+
+def prove_apex() -> str:
+    """Take O1 steps of a small model on the GPU and check that they did what Apex promises; returns what was seen.
+
+    One ordinary step must multiply its matrices in float16 and move the weights; a second one, whose loss overflows
+    float32, must be skipped and halve the loss scale. Patches torch for the rest of the process.
+
+    Raises RuntimeError for anything else, ImportError for a build without its CUDA extensions, which amp would quietly
+    do without.
+    """
+    import amp_C  # noqa: F401 - after torch, whose libraries it needs
+    from apex import amp
+
+    device, dtypes = runtime.device(), []
+    model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 1)).to(device)
+    model[0].register_forward_hook(lambda module, inputs, output: dtypes.append(output.dtype))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model, optimizer = amp.initialize(model, optimizer, opt_level="O1", verbosity=0)
+    batch = torch.randn(16, 64, device=device)
+
+    def step(factor: float) -> bool:
+        """Whether a step on ``factor`` times the loss moves the weights."""
+        before = model[0].weight.detach().clone()
+        loss = model(batch).float().square().mean() * factor
+        with amp.scale_loss(loss, optimizer) as scaled:
+            scaled.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if not all(weight.isfinite().all() for weight in model.parameters()):
+            raise RuntimeError("a step left weights that are not finite")
+        return not torch.equal(before, model[0].weight)
+
+    def scale() -> float:
+        return float(amp.state_dict()["loss_scaler0"]["loss_scale"])
+
+    if not step(0.01):  # small enough for the first loss scale, 2 to the 16th
+        raise RuntimeError("an O1 step did not move the weights")
+    if set(dtypes) != {torch.float16}:
+        raise RuntimeError(f"the matrices were multiplied in {dtypes[0]}, not in float16")
+    before = scale()
+    if step(1e38):
+        raise RuntimeError("a step whose gradients overflowed was not skipped")
+    if scale() >= before:
+        raise RuntimeError(f"the loss scale stayed at {before:g} after an overflow")
+    return f"Apex O1 works: matrices in float16, and an overflow moved the loss scale from {before:g} to {scale():g}"
+
+
+def available() -> list[str]:
+    """The precisions that this machine has, plainest first, O2 aside."""
+    kind = runtime.device().type
+    found = ["fp32"] + ["bf16"] * _has_bf16(kind) + ["fp16"] * (kind == "cuda")
+    return found + ["apex-O1"] * (kind == "cuda" and apex_problem() is None)
 
 
 def cpu_has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 matrices natively (AVX512-BF16 or AMX)."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _has_bf16(kind: str) -> bool:
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return kind == "cpu" and cpu_has_bf16()
 
 
 def choose(wanted: str) -> Choice:
@@ -58,10 +134,7 @@ def choose(wanted: str) -> Choice:
     """
     kind = runtime.device().type
     problem = apex_problem() if kind == "cuda" or wanted.startswith("apex") else None
-    if kind == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        bf16 = kind == "cpu" and cpu_has_bf16()
+    bf16 = _has_bf16(kind)
     if wanted == "auto":
         if kind == "cuda" and problem is None:
             return Choice("apex-O1", "NVIDIA Apex with amp is installed")
@@ -75,7 +148,7 @@ def choose(wanted: str) -> Choice:
         if kind != "cuda":
             raise InputError(f'precision="{wanted}" needs a CUDA GPU, and there is none; use "auto".')
         if problem:
-            raise InputError(f'precision="{wanted}": {problem}; build it (README, "Apex"), or use "auto".')
+            raise InputError(f'precision="{wanted}": {problem}; build it (bash setup.sh --apex), or use "auto".')
     if wanted == "fp16" and kind != "cuda":
         raise InputError('precision="fp16" needs a CUDA GPU, and there is none; use "auto".')
     if wanted == "bf16" and not bf16:
@@ -116,6 +189,14 @@ class Native:
     def loss_scale(self) -> float:
         """What the loss is multiplied with against underflow; 1 where the precision needs none."""
         return self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1.0
+
+    def state_dict(self) -> dict:
+        """Of the loss scaling."""
+        return self.accelerator.scaler.state_dict() if self.accelerator.scaler else {}
+
+    def load_state_dict(self, state: dict) -> None:
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state)
 
 
 class Apex:
@@ -171,6 +252,12 @@ class Apex:
 
     def loss_scale(self) -> float:
         return float(self.amp.state_dict()["loss_scaler0"]["loss_scale"])
+
+    def state_dict(self) -> dict:
+        return self.amp.state_dict()
+
+    def load_state_dict(self, state: dict) -> None:
+        self.amp.load_state_dict(state)
 
 
 def make(choice: Choice) -> Native | Apex:

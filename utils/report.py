@@ -17,6 +17,7 @@ from IPython.display import Markdown
 from utils import runtime
 from utils.checkpoint import KINDS, read_result
 from utils.config import Config
+from utils.environment import Check
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
@@ -42,6 +43,54 @@ def source(function) -> Markdown:
 
 
 # --- tables ------------------------------------------------------------------------------------------------------
+
+
+def environment_table(checks: list[Check]):
+    """A row a check: what was looked at, what was found, whether it works, and the remedy where it does not."""
+    marks = {"works": "✓\u00a0works", "absent": "–\u00a0absent", "broken": "✗\u00a0broken"}
+    rows = [
+        (check.name, check.found, marks[check.state], check.remedy if check.state != "works" else "")
+        for check in checks
+    ]
+    return _prose(pd.DataFrame(rows, columns=["", "found", "state", "remedy"]).set_index("").rename_axis(None))
+
+
+def sources_table(sources: dict[str, str]):
+    """A row a data source: where it lies, or how it would be fetched."""
+    return _prose(pd.Series(sources, name="state").to_frame())
+
+
+def precisions_table(runs: pd.DataFrame):
+    """A row a precision that ``compare_precisions`` tried: speed, memory, last loss, distance from the first's."""
+    tried, losses = runs.groupby("precision", sort=False).last(), _losses(runs)
+    plainest = losses.columns[0]
+    table = pd.DataFrame(
+        {
+            "samples/s": tried["samples_per_second"],
+            f"× {plainest}": tried["samples_per_second"] / tried["samples_per_second"][plainest],
+            "peak memory, GiB": tried["peak_memory"] / 2**30,
+            "last loss": losses.iloc[-1],
+            f"largest distance from {plainest}": losses.sub(losses[plainest], axis=0).abs().max(),
+            "problem": tried["problem"],
+        },
+        index=tried.index,
+    )
+    formats = dict(zip(table.columns, ["{:.1f}", "{:.2f}", "{:.2f}", "{:.4f}", "{:.4f}", "{}"], strict=True))
+    table = table if table["problem"].any() else table.drop(columns="problem")
+    return _prose(table.rename_axis(None)).format({name: formats[name] for name in table}, na_rep="")
+
+
+def _losses(runs: pd.DataFrame) -> pd.DataFrame:
+    """The losses of ``compare_precisions``: a row a step, a column a precision that worked, in the order tried."""
+    losses = runs[runs["problem"] == ""].pivot(index="step", columns="precision", values="loss")
+    return losses[[name for name in runs["precision"].unique() if name in losses]]
+
+
+def _prose(table: pd.DataFrame):
+    """A table of sentences: whole, and aligned to the left."""
+    return table.style.set_properties(**{"text-align": "left"}).set_table_styles(
+        [{"selector": "th", "props": [("text-align", "left")]}]
+    )
 
 
 def groups_table(groups: list[dict]) -> pd.DataFrame:
@@ -173,6 +222,29 @@ def plot_predictions(predictions: pd.DataFrame, config: Config):
     return figure
 
 
+def plot_precisions(runs: pd.DataFrame):
+    """The training loss in each precision, and how far it is from the plainest's, step by step."""
+    losses = _losses(runs)
+    plainest, *others = losses.columns
+    figure, (left, right) = plt.subplots(1, 2)
+    looks = {
+        name: {"linestyle": style, "color": colour, "label": name}
+        for name, style, colour in zip(losses, ["-", "--", "-.", ":"], [BLUE, ORANGE, GREEN, PURPLE], strict=False)
+    }  # the lines lie upon each other
+    for name in losses:
+        left.plot(losses.index, losses[name], linewidth=2, **looks[name])
+    left.set(title="Training loss", xlabel="step", ylabel="loss (standardised units)")
+    left.legend()
+    for name in others:
+        right.plot(losses.index, (losses[name] - losses[plainest]).abs(), **looks[name])
+    right.set(title=f"Distance from {plainest}", xlabel="step", ylabel="difference of losses", yscale="log")
+    if others:
+        right.legend()
+    else:
+        right.remove()
+    return figure
+
+
 # --- the end of `make run` ---------------------------------------------------------------------------------------
 
 
@@ -187,8 +259,7 @@ def tell(notebook: Path, folder: Path) -> None:
         f"scores             {runtime.shown(Path(folder) / 'result.json')}, predictions.csv and history.csv beside it"
     )
     print(f"\n{scores_table(folder)[['RMSE', 'pearson', 'spearman', 'r2']].to_string()}")
-    seconds = result["seconds"]["all"]
-    print(f"\n{about['precision']['name']} on {about['device']}, {seconds:.0f} s for training and evaluation")
+    print(f"\n{about['precision']['name']} on {about['device']}, {result['seconds']:.0f} s for training and evaluation")
 
 
 if __name__ == "__main__":

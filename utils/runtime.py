@@ -3,9 +3,11 @@
 import importlib.metadata
 import os
 import platform
+import random
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 import transformers
@@ -63,6 +65,21 @@ def seed_everything(seed: int) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
+def random_states(device: torch.device) -> dict:
+    """The states of every generator that training draws from."""
+    kind, keys, *place = np.random.get_state()
+    states = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": [kind, keys.tolist(), *place]}
+    return states if device.type == "cpu" else states | {"device": torch.get_device_module(device).get_rng_state()}
+
+
+def restore_random_states(states: dict, device: torch.device) -> None:
+    torch.set_rng_state(states["torch"])
+    random.setstate(states["python"])
+    np.random.set_state(tuple(states["numpy"]))
+    if "device" in states:
+        torch.get_device_module(device).set_rng_state(states["device"])
 
 
 def progress_wanted() -> bool:

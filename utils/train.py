@@ -1,25 +1,20 @@
-"""Training one fold: the loop, evaluation, and the folder of results that the later notebooks read."""
+"""The training loop: what a training holds on to, its epochs, steps, predictions and evaluations."""
 
-import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate.utils import send_to_device
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from utils import checkpoint, data, precision, runtime
+from utils import data, precision, runtime
 from utils.averaging import Averager, refresh_batch_norm
 from utils.config import Config, InputError
 from utils.losses import LOSSES
-from utils.metrics import batch_rmse, score
 from utils.model import TextRegressor, build_model
 from utils.optim import LearningRates, count_steps, make_optimizer, parameter_groups
 
@@ -42,7 +37,12 @@ class Training:
     steps_per_epoch: int
     total_steps: int
     step: int = 0  # optimizer steps taken
+    parts: int = 1  # that each micro-batch is cut into, since memory ran out
     losses: list[torch.Tensor] = field(default_factory=list)  # since the last evaluation, left on the device
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Row numbers of the epoch's micro-batches."""
+        return data.training_batches(self.train.lengths, self.config.batch_size, self.config.seed, epoch)
 
     def evaluation_due(self) -> bool:
         every = self.config.eval_every or self.steps_per_epoch
@@ -86,26 +86,15 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
 def train_epoch(training: Training, epoch: int) -> Iterator[int]:
     """Train for one epoch, or for what the last one has left; yields after each optimizer step.
 
-    Forward, backward, clip, step, average, in this order. The batches are a function of (seed, epoch); the seed is
-    not set again, so that each epoch has dropout masks of its own.
+    Forward, backward, clip, step, average, in this order. The batches are a function of (seed, epoch), so that a
+    resumed training finds its place in them; the seed is not set again, so that each epoch has its own dropout masks.
     """
     config, backend, averager = training.config, training.backend, training.averager
-    loss = LOSSES[config.loss]
-    # Errors are counted in units of the targets' scale, so that one learning rate suits 0 to 100 as well as -3 to 2.
-    scale = training.model.target_std.float()
-    weights = backend.weights()
-    batches = data.training_batches(training.train.lengths, config.batch_size, config.seed, epoch)
+    loss, weights = LOSSES[config.loss], backend.weights()
+    batches = training.batches(epoch)[training.step % training.steps_per_epoch * config.accumulation_steps :]
     loader = iter(data.make_loader(training.train, batches, training.tokenizer, config.num_workers))
     while micro_batches := list(islice(loader, config.accumulation_steps)):
-        training.wrapped.train()
-        n_errors = sum(labels.numel() for _, labels in micro_batches)
-        mean = torch.zeros((), device=backend.device)
-        for i, batch in enumerate(micro_batches):
-            inputs, labels = send_to_device(batch, backend.device, non_blocking=True)
-            scores = training.wrapped(**inputs)["logits"]  # Apex O2 makes a plain dict of it
-            share = loss.elementwise(scores / scale, labels / scale).sum() / n_errors
-            backend.backward(share, last=i + 1 == len(micro_batches))
-            mean += share.detach()
+        mean = add_gradients(training, micro_batches)
         if loss.slope is not None:
             torch._foreach_mul_([w.grad for w in weights if w.grad is not None], loss.slope(mean))
         backend.clip(config.max_grad_norm)
@@ -119,6 +108,51 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
         yield training.step
         if training.step == training.total_steps:
             return
+
+
+def add_gradients(training: Training, micro_batches: list[tuple]) -> torch.Tensor:
+    """Forward and backward of one step's micro-batches; returns the mean elementwise loss over all of them.
+
+    Where the device's memory runs out, the micro-batches are halved, for this step, which is repeated from the same
+    random state, and for all that follow. Raises InputError when a single text is too much.
+    """
+    backend, elementwise = training.backend, LOSSES[training.config.loss].elementwise
+    # Errors are counted in units of the targets' scale, so that one learning rate suits 0 to 100 as well as -3 to 2.
+    scale = training.model.target_std.float()
+    n_errors = sum(labels.numel() for _, labels in micro_batches)
+    training.wrapped.train()
+    while True:
+        states = runtime.random_states(backend.device)
+        parts = [part for batch in micro_batches for part in split(batch, training.parts)]
+        mean = torch.zeros((), device=backend.device)
+        try:
+            for i, part in enumerate(parts):
+                inputs, labels = send_to_device(part, backend.device, non_blocking=True)
+                scores = training.wrapped(**inputs)["logits"]  # Apex O2 makes a plain dict of it
+                share = elementwise(scores / scale, labels / scale).sum() / n_errors
+                backend.backward(share, last=i + 1 == len(parts))
+                mean += share.detach()
+            return mean
+        except torch.OutOfMemoryError:
+            if all(len(labels) == 1 for _, labels in parts):
+                raise InputError(
+                    "the device's memory does not hold one text at a time; lower max_length or take a smaller encoder."
+                ) from None
+        training.parts *= 2
+        training.optimizer.zero_grad()
+        if backend.device.type == "cuda":
+            torch.cuda.empty_cache()
+        runtime.restore_random_states(states, backend.device)
+        print(
+            f"Step {training.step + 1}: out of memory, so micro-batches are taken in {training.parts} parts from here."
+        )
+
+
+def split(batch: tuple[dict[str, torch.Tensor], torch.Tensor], parts: int) -> list[tuple]:
+    """A batch's rows in up to ``parts`` batches."""
+    inputs, labels = batch
+    pieces = {name: value.chunk(parts) for name, value in inputs.items()}
+    return [({name: pieces[name][i] for name in pieces}, piece) for i, piece in enumerate(labels.chunk(parts))]
 
 
 @torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
@@ -139,140 +173,8 @@ def evaluate(training: Training) -> dict[str, np.ndarray]:
     predictions = {"last": predict(training, training.wrapped, training.held_out)}
     averager = training.averager
     if averager is not None and averager.n_averaged:
-        batches = data.training_batches(training.train.lengths, training.config.batch_size, training.config.seed, 0)
-        loader = data.make_loader(training.train, batches, training.tokenizer)
+        loader = data.make_loader(training.train, training.batches(0), training.tokenizer)
         with training.backend.autocast():
             refresh_batch_norm(averager.model, (send_to_device(batch, training.backend.device) for batch in loader))
         predictions["swa"] = predict(training, averager.model, training.held_out)
     return predictions
-
-
-def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Path:
-    """Train on every row outside ``fold`` and write what the later notebooks read.
-
-    Args:
-        table: from ``load_table`` and ``add_folds``.
-        fold: the held-out fold; None: ``config.fold``.
-
-    Returns:
-        The folder ``output/<run>/fold-<k>``: config.json, history.csv, predictions.csv, result.json, and the weights
-        last/, best/ and, with averaging, swa/. Raises InputError before anything is written.
-    """
-    began = time.perf_counter()
-    fold = config.fold if fold is None else fold
-    training = prepare(config, table, fold)
-    folder = checkpoint.fold_folder(config, fold)
-    about = {
-        "config": {**config.to_dict(), "fold": fold},
-        "precision": training.choice._asdict(),
-        "device": runtime.device_name(),
-        "platform": runtime.platform_name(),
-        "versions": runtime.versions(),
-        "data": {
-            "rows": len(table),
-            "held_out": len(training.held_out.ids),
-            "fingerprint": data.fingerprint(table, config),
-        },
-    }
-    checkpoint.start_fold(folder, about)
-    print(f"Fold {fold}: {training.choice.name} on {about['device']} ({training.choice.reason}).", flush=True)
-    history, predictions = run_epochs(training, folder)
-    for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
-        if kind in predictions:
-            save(training, model, folder / kind)
-    checkpoint.write_table(folder / "predictions.csv", predictions_table(training, predictions))
-    result = summary(training, history, predictions) | {"fold": fold}
-    result["seconds"] = {"training": history["seconds"].iloc[-1], "all": round(time.perf_counter() - began, 1)}
-    checkpoint.write_json(folder / "result.json", result)
-    return folder
-
-
-def run_epochs(training: Training, folder: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """All epochs with their evaluations; saves history.csv and best/ on the way.
-
-    Returns:
-        The history, and the held-out predictions of "last", "best" and, with averaging, "swa".
-    """
-    rows, best = [], {}
-    began = mark = time.perf_counter()
-    bar = tqdm(total=training.total_steps, unit="step", disable=not runtime.progress_wanted(), leave=False)
-    for epoch in range(math.ceil(training.config.epochs)):
-        for step in train_epoch(training, epoch):
-            bar.update()
-            if not training.evaluation_due():
-                continue
-            train_loss = float(torch.stack(training.losses).mean())  # the first look at the losses waits for the GPU
-            samples = len(training.train.ids) / training.steps_per_epoch * len(training.losses)
-            speed = samples / (time.perf_counter() - mark)
-            training.losses.clear()
-            predictions = evaluate(training)
-            if not all(np.isfinite(found).all() for found in predictions.values()):
-                raise InputError(f"training diverged by step {step}: the scores are not finite; lower lr.")
-            rmse = {kind: rmse_of(training, found) for kind, found in predictions.items()}
-            rows.append(
-                {
-                    "step": step, "epoch": round(step / training.steps_per_epoch, 4), "train_loss": train_loss,
-                    "rmse": rmse["last"], "swa_rmse": rmse.get("swa", math.nan),
-                    "seconds": round(time.perf_counter() - began, 2), "samples_per_second": round(speed, 2),
-                    "loss_scale": training.backend.loss_scale(),
-                    **{f"lr {name}": rate for name, rate in training.rates.current().items()},
-                }
-            )  # fmt: skip
-            checkpoint.write_table(folder / "history.csv", pd.DataFrame(rows))
-            if not best or rmse["last"] < rmse_of(training, best["best"]):
-                best = {"best": predictions["last"]}
-                save(training, training.model, folder / "best")
-            averaged = f" · averaged {rmse['swa']:.4f}" if "swa" in rmse else ""
-            tqdm.write(
-                f"epoch {rows[-1]['epoch']:5.2f} · step {step:4d} · train loss {train_loss:.4f} · "
-                f"RMSE raw {rmse['last']:.4f}{averaged} · {speed:.1f} samples/s"
-            )
-            mark = time.perf_counter()
-    bar.close()
-    return pd.DataFrame(rows), predictions | best
-
-
-def save(training: Training, model: TextRegressor, folder: Path) -> None:
-    """Save ``model``, with the float32 weights that the optimizer steps if it is the one in training."""
-    weights = dict(model.state_dict())
-    if model is training.model:
-        names = [name for name, _ in model.named_parameters()]
-        weights |= zip(names, training.backend.weights(), strict=True)
-    checkpoint.save_model(training.model.config, weights, training.tokenizer, folder)
-
-
-def rmse_of(training: Training, predictions: np.ndarray) -> float:
-    return score(training.held_out.targets, predictions, training.config.target_columns)["rmse"]
-
-
-def predictions_table(training: Training, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
-    """id, target, last, best, swa; with several targets each column once a target, as "<target> <column>"."""
-    config, held_out = training.config, training.held_out
-    table = {"id": held_out.ids}
-    for i, name in enumerate(config.target_columns):
-        prefix = f"{name} " if len(config.target_columns) > 1 else ""
-        table[f"{prefix}target"] = held_out.targets[:, i]
-        for kind in (kind for kind in checkpoint.KINDS if kind in predictions):
-            table[f"{prefix}{kind}"] = predictions[kind][:, i]
-    return pd.DataFrame(table)
-
-
-def summary(training: Training, history: pd.DataFrame, predictions: dict[str, np.ndarray]) -> dict:
-    """The scores and sizes of result.json, the contract with the later notebooks."""
-    targets = training.held_out.targets
-    scores = {
-        kind: score(targets, predictions[kind], training.config.target_columns)
-        | {"batch_rmse": batch_rmse(targets, predictions[kind])}
-        for kind in checkpoint.KINDS
-        if kind in predictions
-    }
-    best = history.loc[history["rmse"].idxmin()]
-    return {
-        "scores": scores,
-        "default": "swa" if "swa" in scores else "last",
-        "best_epoch": float(best["epoch"]),
-        "steps": training.step,
-        "n_averaged": training.averager.n_averaged if training.averager else 0,
-        "parameters": sum(weight.numel() for weight in training.model.parameters()),
-        "samples_per_second": float(history["samples_per_second"].median()),
-    }

@@ -24,7 +24,7 @@ class Amp(types.SimpleNamespace):
     """One process's ``apex.amp``: make a new one for each process that a test plays."""
 
     def __init__(self):
-        super().__init__(initialized=False, calls=[], pairs=[])
+        super().__init__(initialized=False, calls=[], pairs=[], scale=LOSS_SCALE, unskipped=0, growth_interval=2000)
 
     def initialize(self, model, optimizer, opt_level="O1", verbosity=1):
         if self.initialized:
@@ -82,24 +82,32 @@ class Amp(types.SimpleNamespace):
             raise AssertionError("scale_loss needs the optimizer that amp.initialize returned")
         self.calls.append("delayed" if delay_unscale else "unscaled")
         self._lazy_init()
-        yield loss.float() * LOSS_SCALE
+        yield loss.float() * self.scale
         if delay_unscale:
             return
         if self.opt_level == "O2":
             for parameter, master in self.pairs:
-                master.grad = None if parameter.grad is None else parameter.grad.float() / LOSS_SCALE
+                master.grad = None if parameter.grad is None else parameter.grad.float() / self.scale
                 parameter.grad = None
         else:
             for parameter in self.master_params(optimizer):
                 if parameter.grad is not None:
-                    parameter.grad /= LOSS_SCALE
+                    parameter.grad /= self.scale
         self.unscaled = True
+        self.unskipped += 1
+        if self.unskipped == self.growth_interval:
+            self.scale, self.unskipped = self.scale * 2, 0
 
     def master_params(self, optimizer):
         return (parameter for group in optimizer.param_groups for parameter in group["params"])
 
     def state_dict(self):
-        return {"loss_scaler0": {"loss_scale": LOSS_SCALE, "unskipped": 0}}
+        return {"loss_scaler0": {"loss_scale": self.scale, "unskipped": self.unskipped}}
+
+    def load_state_dict(self, state):
+        if not self.initialized:
+            raise AssertionError("amp.load_state_dict comes after amp.initialize")
+        self.scale, self.unskipped = state["loss_scaler0"]["loss_scale"], state["loss_scaler0"]["unskipped"]
 
     def _checked(self, step, *args, **kwargs):
         if not self.unscaled:

@@ -1,0 +1,208 @@
+"""One fold from beginning to end: its epochs, evaluations and stops, and the folder that the later notebooks read."""
+
+import math
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from utils import checkpoint, data, runtime, state
+from utils.config import Config, InputError
+from utils.faults import only_run, refuse_divergence, refuse_too_small_a_disk, stop_signals, told_in_a_sentence
+from utils.metrics import batch_rmse, score
+from utils.model import TextRegressor
+from utils.resume import Progress, current_weights, earlier_output, fetch, refuse_changes, resume, save_state
+from utils.train import Training, evaluate, prepare, train_epoch
+
+
+def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Path:
+    """Train on every row outside ``fold`` and write what the later notebooks read.
+
+    Where an earlier run of the same fold was stopped or killed, this one goes on from its last saved state; a finished
+    fold is left as it is, unless ``config.retrain``.
+
+    Args:
+        table: from ``load_table`` and ``add_folds``.
+        fold: the held-out fold; None: ``config.fold``.
+
+    Returns:
+        The folder ``output/<run>/fold-<k>``: config.json, history.csv, predictions.csv, result.json, and the weights
+        last/, best/ and, with averaging, swa/. Raises InputError before anything is written for what cannot work, and
+        when it was told to stop, after saving its state.
+    """
+    config = config if fold is None else replace(config, fold=fold)
+    folder = checkpoint.fold_folder(config, config.fold)
+    fingerprint = data.fingerprint(table, config) if "fold" in table.columns else ""
+    for place in () if config.retrain else (folder, earlier_output(config)):
+        if place and checkpoint.is_finished(place):
+            refuse_changes(checkpoint.read_about(place), config, fingerprint, place)
+            if place != folder:
+                with only_run(folder):
+                    fetch(place, folder)
+            print(f"Fold {config.fold} is finished already, in {runtime.shown(folder)}; retrain=True trains it anew.")
+            return folder
+    training = prepare(config, table, config.fold)
+    about = describe(training, table, fingerprint)
+    with only_run(folder), told_in_a_sentence(training, folder):
+        progress = resume(training, folder, about)
+        if progress is None:
+            checkpoint.start_fold(folder, about)
+            progress = Progress()
+            print(f"Fold {config.fold}: {training.choice.name} on {about['device']} ({training.choice.reason}).")
+        refuse_too_small_a_disk(training, folder)
+        reason = run_epochs(training, folder, about, progress)
+        finish(training, folder, progress, reason)
+    return folder
+
+
+def describe(training: Training, table: pd.DataFrame, fingerprint: str) -> dict:
+    """config.json: the Config, what it came to on this machine, and what it was trained on."""
+    return {
+        "config": training.config.to_dict(),
+        "precision": training.choice._asdict(),
+        "device": runtime.device_name(),
+        "platform": runtime.platform_name(),
+        "versions": runtime.versions(),
+        "data": {"rows": len(table), "held_out": len(training.held_out.ids), "fingerprint": fingerprint},
+    }
+
+
+def run_epochs(training: Training, folder: Path, about: dict, progress: Progress) -> str:
+    """The epochs that are left, with their evaluations and saved states.
+
+    Returns:
+        Why it stopped: "" at the end of the plan, "patience" or "time limit". Raises InputError when a signal stopped
+        it or the loss is no number.
+    """
+    config, before = training.config, progress.seconds
+    began = mark = time.perf_counter()  # never goes back, whatever is done to the clock
+    bar = tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False,
+               disable=not runtime.progress_wanted())  # fmt: skip
+    first = training.step // training.steps_per_epoch
+    with bar, stop_signals() as stops:
+        for step in (s for epoch in range(first, math.ceil(config.epochs)) for s in train_epoch(training, epoch)):
+            bar.update()
+            progress.seconds = before + time.perf_counter() - began
+            refuse_divergence(training)
+            due = training.evaluation_due()
+            if due:
+                evaluate_and_record(training, folder, progress, mark)
+                progress.seconds = before + time.perf_counter() - began
+            out_of_time = config.time_limit_hours and progress.seconds - before > config.time_limit_hours * 3600
+            stop = "patience" if due and 0 < config.patience <= progress.stale(config) else ""
+            stop = stop or ("time limit" if out_of_time else "")
+            often = config.save_every and step % config.save_every == 0
+            late = config.save_minutes and progress.seconds - progress.saved > config.save_minutes * 60
+            if due or often or late or stop or stops:
+                save_state(training, folder, about, progress)
+            if step == training.total_steps:
+                break  # whatever it was told meanwhile: the results are a moment away
+            if stops:
+                raise InputError(f"stopped by {stops[0]} after step {step}; the state is saved, run again to go on.")
+            if stop:
+                return stop
+            if due:
+                mark = time.perf_counter()
+    return ""
+
+
+def evaluate_and_record(training: Training, folder: Path, progress: Progress, mark: float) -> None:
+    """One evaluation: a row of the history, best/ if it is the best, and a line to read."""
+    train_loss = float(torch.stack(training.losses).mean())
+    samples = len(training.train.ids) / training.steps_per_epoch * len(training.losses)
+    speed = samples / (time.perf_counter() - mark)
+    training.losses.clear()
+    progress.predictions = evaluate(training)
+    if not all(np.isfinite(found).all() for found in progress.predictions.values()):
+        raise InputError(f"training diverged by step {training.step}: the scores are not finite; lower lr.")
+    rmse = {kind: rmse_of(training, found) for kind, found in progress.predictions.items()}
+    row = {
+        "step": training.step, "epoch": round(training.step / training.steps_per_epoch, 4), "train_loss": train_loss,
+        "rmse": rmse["last"], "swa_rmse": rmse.get("swa", math.nan), "seconds": round(progress.seconds, 2),
+        "samples_per_second": round(speed, 2), "loss_scale": training.backend.loss_scale(),
+        **{f"lr {name}": rate for name, rate in training.rates.current().items()},
+    }  # fmt: skip
+    progress.rows.append(row)
+    if progress.best is None or rmse["last"] < rmse_of(training, progress.best):
+        save(training, training.model, folder / "best")
+        progress.best = progress.predictions["last"]
+        progress.best_digest = state.digest(folder / "best" / "model.safetensors")
+    checkpoint.write_table(folder / "history.csv", pd.DataFrame(progress.rows))
+    averaged = f" · averaged {rmse['swa']:.4f}" if "swa" in rmse else ""
+    tqdm.write(
+        f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
+        f"RMSE raw {rmse['last']:.4f}{averaged} · {speed:.1f} samples/s"
+    )
+
+
+def save(training: Training, model: TextRegressor, folder: Path) -> None:
+    """Save ``model`` as a Hugging Face folder."""
+    checkpoint.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
+
+
+# --- results -----------------------------------------------------------------------------------------------------
+
+
+def finish(training: Training, folder: Path, progress: Progress, reason: str) -> None:
+    """Write what the later notebooks read. After a time limit the state stays, to go on from, and so does the plan."""
+    if not progress.predictions or progress.rows[-1]["step"] != training.step:
+        progress.predictions = evaluate(training)  # stopped between two evaluations, or resumed after the last one
+    for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
+        if kind in progress.predictions:
+            save(training, model, folder / kind)
+    found = progress.predictions | ({"best": progress.best} if progress.best is not None else {})
+    checkpoint.write_table(folder / "predictions.csv", predictions_table(training, found))
+    result = summary(training, progress, found) | {"finished": reason != "time limit", "stopped_by": reason}
+    checkpoint.write_json(folder / "result.json", result)
+    if reason == "patience":
+        print(f"Stopped early: no better score in {training.config.patience} evaluations.")
+    if result["finished"]:
+        shutil.rmtree(folder / "state", ignore_errors=True)
+    else:
+        print(
+            f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
+            "run again to go on."
+        )
+
+
+def rmse_of(training: Training, predictions: np.ndarray) -> float:
+    return score(training.held_out.targets, predictions, training.config.target_columns)["rmse"]
+
+
+def predictions_table(training: Training, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
+    """id, target, last, best, swa; with several targets each column once a target, as "<target> <column>"."""
+    config, held_out = training.config, training.held_out
+    table = {"id": held_out.ids}
+    for i, name in enumerate(config.target_columns):
+        prefix = f"{name} " if len(config.target_columns) > 1 else ""
+        table[f"{prefix}target"] = held_out.targets[:, i]
+        for kind in (kind for kind in checkpoint.KINDS if kind in predictions):
+            table[f"{prefix}{kind}"] = predictions[kind][:, i]
+    return pd.DataFrame(table)
+
+
+def summary(training: Training, progress: Progress, predictions: dict[str, np.ndarray]) -> dict:
+    """The scores and sizes of result.json, the contract with the later notebooks."""
+    targets, history = training.held_out.targets, pd.DataFrame(progress.rows)
+    scores = {
+        kind: score(targets, predictions[kind], training.config.target_columns)
+        | {"batch_rmse": batch_rmse(targets, predictions[kind])}
+        for kind in checkpoint.KINDS
+        if kind in predictions
+    }
+    return {
+        "scores": scores,
+        "fold": training.config.fold,
+        "default": "swa" if "swa" in scores else "last",
+        "best_epoch": float(history.loc[history["rmse"].idxmin(), "epoch"]) if len(history) else None,
+        "steps": training.step,
+        "n_averaged": training.averager.n_averaged if training.averager else 0,
+        "parameters": sum(weight.numel() for weight in training.model.parameters()),
+        "samples_per_second": float(history["samples_per_second"].median()) if len(history) else None,
+        "seconds": round(progress.seconds, 1),  # of training and evaluation, in all sessions
+    }
