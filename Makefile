@@ -7,6 +7,7 @@ PYTHON_IN = .venv/bin/python
 FOLD ?= 0
 PRESET ?= demo
 RUN ?= $(PRESET)
+TEST_PROCESSES ?= 2
 
 SHELL = /bin/bash -o pipefail
 export TOKENIZERS_PARALLELISM ?= false
@@ -18,10 +19,10 @@ run: .venv/.ready
 	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
 
 test: .venv/.ready-dev check
-	$(PYTHON_IN) -m pytest
+	$(PYTHON_IN) -m pytest -n $(TEST_PROCESSES)
 
 test-all: .venv/.ready-dev check
-	$(PYTHON_IN) -m pytest --full
+	$(PYTHON_IN) -m pytest --full -n $(TEST_PROCESSES)
 
 check: .venv/.ready-dev
 	.venv/bin/ruff check .

@@ -16,7 +16,7 @@ from utils.train import prepare
 def machine(monkeypatch, kind, bf16=False, amp=False):
     """Play a machine with this device."""
     monkeypatch.setattr(runtime, "device", lambda: torch.device(kind))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    monkeypatch.setattr(runtime, "gpu", lambda: ("a GPU", bf16))
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: bf16)
     monkeypatch.setattr(precision, "apex_problem", lambda: None if amp else "NVIDIA Apex is not installed")
 
@@ -176,6 +176,7 @@ def test_apex_o2_averages_and_saves_the_float32_masters(tiny, tiny_table, monkey
 )
 def test_the_stand_in_fails_where_apex_would(breach, words, tiny, tiny_table, monkeypatch):
     amp = apex.install(monkeypatch)
+    monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     training = prepare(tiny(precision="bf16" if breach == "accelerate first" else "fp32"), tiny_table, 0)
     model, optimizer = training.model, training.rates.optimizer
     if breach == "half model":

@@ -27,8 +27,8 @@ def test_every_requirement_has_one_exact_version_within_its_range():
         assert requirement.specifier.contains(pin.version), requirement.name
 
 
-LAYERS = [["config"], ["runtime"], ["sources"], ["data", "model"], ["losses", "metrics", "optim", "precision",
-          "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"], ["fold"],
+LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model"], ["losses", "metrics", "optim",
+          "precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"], ["fold"],
           ["report"]]  # fmt: skip
 
 

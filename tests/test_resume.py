@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -242,6 +244,25 @@ def test_a_finished_fold_is_fetched_and_not_trained_again(tiny, tiny_table, tmp_
         fit_fold(tiny(resume_from="/nowhere", fold=1), tiny_table)
     other = fit_fold(tiny(resume_from=str(tmp_path / "mounted"), fold=1), tiny_table)
     assert checkpoint.read_result(other)["fold"] == 1, "the earlier session did not come to this one"
+
+
+def test_a_finished_fold_that_does_not_fit_the_disk(tiny, tiny_table, tmp_path, monkeypatch):
+    mounted = shutil.move(fit_fold(tiny(), tiny_table), tmp_path / "mounted" / "fold-0")
+    copy = shutil.copytree
+
+    def full(*arguments, **options):
+        copy(*arguments, **options)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    config = tiny(resume_from=str(tmp_path / "mounted"))
+    with pytest.raises(InputError, match=r"^output/tiny/fold-0 cannot be written \(.*No space left on device\)"):
+        fit_fold(config, tiny_table)
+    assert not checkpoint.fold_folder(config).exists()
+    assert (mounted / "result.json").exists()
+    monkeypatch.setattr(shutil, "copytree", copy)
+    assert checkpoint.is_finished(fit_fold(config, tiny_table))
+    assert [path.name for path in checkpoint.fold_folder(config).parent.iterdir() if path.is_dir()] == ["fold-0"]
 
 
 def test_the_time_limit_saves_stops_and_leaves_what_there_is(whole, tiny, tiny_table, capsys):
@@ -492,6 +513,36 @@ def test_a_full_disk_at_any_other_file(file, whole, tiny, tiny_table, monkeypatc
     assert_same(whole, fit_fold(config, tiny_table))
 
 
+@pytest.mark.parametrize("where", [".", "output", "output/locked"])
+def test_an_output_folder_that_is_read_only(where, tiny, tiny_table, workspace):
+    """As a user without rights, in a process of its own: root may write anywhere."""
+    for file in Path(encoder_source("tiny")).iterdir():
+        file.chmod(0o644)
+    (workspace / "output" / "locked").mkdir()
+    for folder in (workspace, *workspace.parents[:2]):
+        folder.chmod(0o755)
+    (workspace / where).chmod(0o555)
+    config = tiny(run="locked", output_dir="elsewhere/output" if where == "." else "output")
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def train():
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        try:
+            fit_fold(config, tiny_table)
+        except Exception as error:
+            sender.send(repr(error))
+
+    process = multiprocessing.get_context("fork").Process(target=train)
+    process.start()
+    process.join()
+    assert receiver.poll(), "it found no fault"
+    said = receiver.recv()
+    assert re.fullmatch(r"InputError\(.*/locked/fold-0 cannot be written \(Permission denied\); set output_dir.*", said)
+    assert not (workspace / "output" / "locked" / "fold-0").exists()
+
+
 def test_a_disk_that_is_too_small_is_said_before_training(tiny, tiny_table, monkeypatch):
     monkeypatch.setattr(faults.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
     with pytest.raises(InputError, match=r"takes up to \d.\d GiB in output/tiny/fold-0, and 0.0 GiB are free"):
@@ -536,7 +587,7 @@ def test_a_loader_process_that_dies(whole, tiny, tiny_table, monkeypatch):
         return loader
 
     monkeypatch.setattr(data, "make_loader", deadly)
-    with pytest.raises(InputError, match=r"a data-loader process died after step \d; what was saved in "
+    with pytest.raises(InputError, match=r"a data-loader process died; what was saved in "
                        r"output/orphan/fold-0 is kept: run again, with num_workers=0"):  # fmt: skip
         fit_fold(dataclasses.replace(config, num_workers=1), tiny_table)
     monkeypatch.setattr(data, "make_loader", real)

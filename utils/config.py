@@ -105,6 +105,7 @@ class Config:
     eval_every: int = 0  # steps between evaluations; 0: one an epoch
     patience: int = 0  # evaluations without a better score before training stops; 0: never
     patience_on: str = "raw"  # whose score; averaged: counted from the first average on
+    devices: int = 1  # GPUs that share each batch, a process each; 0: all (on a CPU, the number of processes)
     num_workers: int = 0  # loader processes; the data are already tokens, so 0 is fast
     save_every: int = 0  # steps between saved states, beside one at every evaluation; 0: off
     save_minutes: float = 0.0  # minutes between saved states; 0: off
@@ -193,8 +194,8 @@ class Config:
 
 #: Fields that say where, how often or for how long: a training may go on under other ones. (``data`` is a path; whether
 #: the rows are the same is told by their fingerprint.)
-MAY_CHANGE = {"preset", "run", "output_dir", "data", "num_workers", "save_every", "save_minutes", "time_limit_hours",
-              "resume_from", "retrain"}  # fmt: skip
+MAY_CHANGE = {"preset", "run", "output_dir", "data", "devices", "num_workers", "save_every", "save_minutes",
+              "time_limit_hours", "resume_from", "retrain"}  # fmt: skip
 _POSITIVE, _COUNT, _SHARE = (1e-12, math.inf), (1, math.inf), (0, 1)
 _OFF_OR_MORE = (0, math.inf)
 _LIMITS = {
@@ -205,7 +206,8 @@ _LIMITS = {
     "eps": _POSITIVE, "layer_decay": (1e-12, 1), "tier_factor": (1, math.inf), "head_lr_factor": _POSITIVE,
     "warmup_ratio": _SHARE, "max_grad_norm": _OFF_OR_MORE, "swa_start": _OFF_OR_MORE, "swa_lr_factor": _POSITIVE,
     "swa_flat_lr": _OFF_OR_MORE, "swa_anneal_epochs": _OFF_OR_MORE, "swa_every": _OFF_OR_MORE, "ema_decay": _SHARE,
-    "eval_every": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE, "patience": _OFF_OR_MORE, "save_every": _OFF_OR_MORE,
+    "eval_every": _OFF_OR_MORE, "devices": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE, "patience": _OFF_OR_MORE,
+    "save_every": _OFF_OR_MORE,
     "save_minutes": _OFF_OR_MORE, "time_limit_hours": _OFF_OR_MORE,
 }  # fmt: skip
 

@@ -1,9 +1,11 @@
 """What can go wrong around a training, each told in one sentence with what was saved kept."""
 
 import contextlib
+import math
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,18 +13,18 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from utils import runtime
+from utils import devices, runtime, state
 from utils.config import InputError
 from utils.train import Training
 
 
 @contextlib.contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; the system lets go of it however the process ends."""
+    """Hold ``folder`` for this run; the system lets go of it however the run ends."""
+    lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-        lock.acquire()
+        devices.on_main(lambda: folder.parent.mkdir(parents=True, exist_ok=True))
+        devices.on_main(lambda: bool(lock.acquire()))
     except Timeout:
         raise InputError(f"another run is training {runtime.shown(folder)}; wait for it, or set another run.") from None
     except OSError as error:
@@ -34,34 +36,37 @@ def only_run(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told_in_a_sentence(training: Training, folder: Path) -> Iterator[None]:
+def told_in_a_sentence(folder: Path) -> Iterator[None]:
     """A full disk and a dead loader process as InputErrors; what has been saved stays."""
     kept = f"what was saved in {runtime.shown(folder)} is kept"
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).split("\n")[0]
         raise InputError(
-            f"{runtime.shown(folder)} cannot be written ({reason}); {kept}: free some space, run again."
+            f"{runtime.shown(folder)} cannot be written ({state.reason(error)}); {kept}: free some space, run again."
         ) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
         raise InputError(
-            f"a data-loader process died after step {training.step}; {kept}: run again, with num_workers=0 if it "
-            "happens again."
+            f"a data-loader process died; {kept}: run again, with num_workers=0 if it happens again."
         ) from None
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[list[str]]:
-    """SIGTERM, and SIGINT (an interrupted cell), as names in a list, to be read between steps; a second one stops."""
-    caught: list[str] = []
+def stop_signals() -> Iterator[list[int]]:
+    """SIGTERM, and SIGINT (an interrupted cell), in a list, to be read between steps; a second one stops at once."""
+    caught: list[int] = []
+    when = -math.inf
 
     def note(number, frame):
+        nonlocal when
+        if time.monotonic() - when < 1:
+            return  # a launcher hands on what the terminal has already sent
         if caught:
             raise KeyboardInterrupt
-        caught.append(signal.Signals(number).name)
+        caught.append(number)
+        when = time.monotonic()
 
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers

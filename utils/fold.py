@@ -1,7 +1,16 @@
-"""One fold from beginning to end: its epochs, evaluations and stops, and the folder that the later notebooks read."""
+"""One fold from beginning to end: its epochs, evaluations and stops, and the folder that the later notebooks read.
 
+Notebook 02 calls ``fit_fold``. From a shell, with as many processes as are wanted:
+
+    accelerate launch --num_processes 2 -m utils.fold -p preset commonlit -p fold 3
+"""
+
+import argparse
+import functools
 import math
 import shutil
+import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +20,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils import checkpoint, data, runtime, state
+from utils import checkpoint, data, devices, runtime, state
 from utils.config import Config, InputError
+from utils.data import add_folds, load_table
 from utils.faults import only_run, refuse_divergence, refuse_too_small_a_disk, stop_signals, told_in_a_sentence
 from utils.metrics import batch_rmse, score
 from utils.model import TextRegressor
@@ -42,22 +52,31 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
         if place and checkpoint.is_finished(place):
             refuse_changes(checkpoint.read_about(place), config, fingerprint, place)
             if place != folder:
-                with only_run(folder):
-                    fetch(place, folder)
+                with only_run(folder), told_in_a_sentence(folder):
+                    devices.on_main(functools.partial(fetch, place, folder))
             print(f"Fold {config.fold} is finished already, in {runtime.shown(folder)}; retrain=True trains it anew.")
             return folder
-    training = prepare(config, table, config.fold)
-    about = describe(training, table, fingerprint)
-    with only_run(folder), told_in_a_sentence(training, folder):
-        progress = resume(training, folder, about)
-        if progress is None:
-            checkpoint.start_fold(folder, about)
-            progress = Progress()
-            print(f"Fold {config.fold}: {training.choice.name} on {about['device']} ({training.choice.reason}).")
-        refuse_too_small_a_disk(training, folder)
-        reason = run_epochs(training, folder, about, progress)
-        finish(training, folder, progress, reason)
+    if (number := devices.to_launch(config.devices)) > 1:
+        devices.launch(train_fold, (config, table, fingerprint, folder), number)
+    else:
+        train_fold(config, table, fingerprint, folder)
     return folder
+
+
+def train_fold(config: Config, table: pd.DataFrame, fingerprint: str, folder: Path) -> None:
+    """Prepare, go on or begin, train, and write the results: what each of the processes does that share a fold."""
+    with devices.only_main_prints():
+        training = prepare(config, table, config.fold)
+        about = describe(training, table, fingerprint)
+        with only_run(folder), told_in_a_sentence(folder):
+            progress = resume(training, folder, about)
+            if progress is None:
+                devices.on_main(lambda: checkpoint.start_fold(folder, about))
+                progress = Progress()
+                print(f"Fold {config.fold}: {training.choice.name} on {about['device']} ({training.choice.reason}).")
+            devices.on_main(lambda: refuse_too_small_a_disk(training, folder))
+            reason = run_epochs(training, folder, about, progress)
+            finish(training, folder, progress, reason)
 
 
 def describe(training: Training, table: pd.DataFrame, fingerprint: str) -> dict:
@@ -65,7 +84,7 @@ def describe(training: Training, table: pd.DataFrame, fingerprint: str) -> dict:
     return {
         "config": training.config.to_dict(),
         "precision": training.choice._asdict(),
-        "device": runtime.device_name(),
+        "device": runtime.device_name(devices.processes().num_processes),
         "platform": runtime.platform_name(),
         "versions": runtime.versions(),
         "data": {"rows": len(table), "held_out": len(training.held_out.ids), "fingerprint": fingerprint},
@@ -82,7 +101,7 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
     config, before = training.config, progress.seconds
     began = mark = time.perf_counter()  # never goes back, whatever is done to the clock
     bar = tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False,
-               disable=not runtime.progress_wanted())  # fmt: skip
+               disable=not (runtime.progress_wanted() and devices.processes().is_main_process))  # fmt: skip
     first = training.step // training.steps_per_epoch
     with bar, stop_signals() as stops:
         for step in (s for epoch in range(first, math.ceil(config.epochs)) for s in train_epoch(training, epoch)):
@@ -94,16 +113,18 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
                 evaluate_and_record(training, folder, progress, mark)
                 progress.seconds = before + time.perf_counter() - began
             out_of_time = config.time_limit_hours and progress.seconds - before > config.time_limit_hours * 3600
+            late = config.save_minutes and progress.seconds - progress.saved > config.save_minutes * 60
+            number, out_of_time, late = devices.largest(max(stops, default=0), bool(out_of_time), bool(late))
             stop = "patience" if due and 0 < config.patience <= progress.stale(config) else ""
             stop = stop or ("time limit" if out_of_time else "")
             often = config.save_every and step % config.save_every == 0
-            late = config.save_minutes and progress.seconds - progress.saved > config.save_minutes * 60
-            if due or often or late or stop or stops:
+            if due or often or late or stop or number:
                 save_state(training, folder, about, progress)
             if step == training.total_steps:
                 break  # whatever it was told meanwhile: the results are a moment away
-            if stops:
-                raise InputError(f"stopped by {stops[0]} after step {step}; the state is saved, run again to go on.")
+            if number:
+                name = signal.Signals(number).name
+                raise InputError(f"stopped by {name} after step {step}; the state is saved, run again to go on.")
             if stop:
                 return stop
             if due:
@@ -129,10 +150,10 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, ma
     }  # fmt: skip
     progress.rows.append(row)
     if progress.best is None or rmse["last"] < rmse_of(training, progress.best):
-        save(training, training.model, folder / "best")
+        devices.on_main(lambda: save(training, training.model, folder / "best"))
         progress.best = progress.predictions["last"]
         progress.best_digest = state.digest(folder / "best" / "model.safetensors")
-    checkpoint.write_table(folder / "history.csv", pd.DataFrame(progress.rows))
+    devices.on_main(lambda: checkpoint.write_table(folder / "history.csv", pd.DataFrame(progress.rows)))
     averaged = f" · averaged {rmse['swa']:.4f}" if "swa" in rmse else ""
     tqdm.write(
         f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
@@ -152,22 +173,27 @@ def finish(training: Training, folder: Path, progress: Progress, reason: str) ->
     """Write what the later notebooks read. After a time limit the state stays, to go on from, and so does the plan."""
     if not progress.predictions or progress.rows[-1]["step"] != training.step:
         progress.predictions = evaluate(training)  # stopped between two evaluations, or resumed after the last one
+    devices.on_main(lambda: write_results(training, folder, progress, reason))
+    if reason == "patience":
+        print(f"Stopped early: no better score in {training.config.patience} evaluations.")
+    if reason == "time limit":
+        print(
+            f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
+            "run again to go on."
+        )
+
+
+def write_results(training: Training, folder: Path, progress: Progress, reason: str) -> None:
     for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
         if kind in progress.predictions:
             save(training, model, folder / kind)
     found = progress.predictions | ({"best": progress.best} if progress.best is not None else {})
     checkpoint.write_table(folder / "predictions.csv", predictions_table(training, found))
-    result = summary(training, progress, found) | {"finished": reason != "time limit", "stopped_by": reason}
+    finished = reason != "time limit"
+    result = summary(training, progress, found) | {"finished": finished, "stopped_by": reason}
     checkpoint.write_json(folder / "result.json", result)
-    if reason == "patience":
-        print(f"Stopped early: no better score in {training.config.patience} evaluations.")
-    if result["finished"]:
+    if finished:
         shutil.rmtree(folder / "state", ignore_errors=True)
-    else:
-        print(
-            f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
-            "run again to go on."
-        )
 
 
 def rmse_of(training: Training, predictions: np.ndarray) -> float:
@@ -206,3 +232,23 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
         "samples_per_second": float(history["samples_per_second"].median()) if len(history) else None,
         "seconds": round(progress.seconds, 1),  # of training and evaluation, in all sessions
     }
+
+
+# --- from a shell ------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m utils.fold", description="Train one fold.")
+    parser.add_argument(
+        "-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any field of Config, as papermill"
+    )
+    try:
+        config = Config.make(**dict(parser.parse_args().p))
+        table = devices.on_main(lambda: load_table(config))  # where it is downloaded, once
+        fit_fold(config, add_folds(table, config))
+    except InputError as error:
+        sys.exit(f"InputError: {error}" if devices.processes().is_main_process else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -5,7 +5,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -275,10 +274,10 @@ def _tiny_encoder(folder: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(), tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         torch.manual_seed(0)
-        BertModel(shape, add_pooling_layer=False).save_pretrained(temporary)
-        words.save_model(temporary)
-        BertTokenizerFast.from_pretrained(temporary).save_pretrained(temporary)
+        whole = Path(temporary) / "whole"
+        BertModel(shape, add_pooling_layer=False).save_pretrained(whole)
+        words.save_model(str(whole))
+        BertTokenizerFast.from_pretrained(whole).save_pretrained(whole)
         with contextlib.suppress(OSError):  # another process may make the same folder at the same time
-            os.replace(shutil.copytree(temporary, f"{temporary}-whole"), folder)
-        shutil.rmtree(f"{temporary}-whole", ignore_errors=True)
+            os.replace(whole, folder)
     return folder

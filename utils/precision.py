@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from utils import runtime
+from utils import devices, runtime
 from utils.config import InputError
 
 
@@ -122,7 +122,7 @@ def cpu_has_bf16() -> bool:
 
 def _has_bf16(kind: str) -> bool:
     if kind == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return runtime.gpu()[1]
     return kind == "cpu" and cpu_has_bf16()
 
 
@@ -161,17 +161,22 @@ class Native:
 
     def __init__(self, name: str):
         AcceleratorState._reset_state(True)  # it is global, and a process may train twice in different precisions
-        self.accelerator = Accelerator(mixed_precision={"fp32": "no"}.get(name, name))
+        mode = {"fp32": "no"}.get(name, name)
+        self.accelerator = Accelerator(mixed_precision=mode, cpu=runtime.device().type == "cpu")
         self.device = self.accelerator.device
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         """The model to call and the optimizer to step; the plain ones stay valid for everything else."""
-        self._parameters = list(model.parameters())
-        return self.accelerator.prepare(model, optimizer)
+        self._model, self._parameters = model, list(model.parameters())
+        # Not prepare(), which would wrap the model in DistributedDataParallel; devices.py says why it is not.
+        prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
+        return prepared, self.accelerator.prepare_optimizer(optimizer)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
-        """Add ``loss``'s gradients; ``last``: no micro-batch follows before the step."""
+        """Add ``loss``'s gradients; ``last``: no other follows before the step, and processes add theirs up."""
         self.accelerator.backward(loss)
+        if last:
+            devices.add_up_gradients(self._model)
 
     def weights(self) -> list[torch.Tensor]:
         """The float32 tensors that the optimizer steps, in the order of ``model.parameters()``."""
@@ -215,7 +220,7 @@ class Apex:
         from apex import amp
 
         self.amp, self.opt_level = amp, name.removeprefix("apex-")
-        self.device = runtime.device()
+        self.device = devices.processes().device
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         position = {
@@ -229,6 +234,7 @@ class Apex:
         ]
         Apex.initialized = True
         model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
+        self._model = model
         for owner, name, kept in buffers:
             setattr(owner, name, kept)  # O2 has cast the targets' location and scale, too, to float16
         # O2 puts float32 masters in the places of the optimizer's float16 parameters: not at once, but here.
@@ -239,6 +245,8 @@ class Apex:
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         with self.amp.scale_loss(loss, self.optimizer, delay_unscale=not last) as scaled:
             scaled.backward()
+            if last:  # before Apex unscales them, so that an overflow in one process is one in all
+                devices.add_up_gradients(self._model)
 
     def weights(self) -> list[torch.Tensor]:
         return self._masters

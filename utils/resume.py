@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
-from utils import runtime, state
+from utils import devices, runtime, state
 from utils.config import Config, InputError
 from utils.model import TextRegressor
 from utils.train import Training
@@ -70,6 +71,21 @@ def refuse_changes(about: dict, config: Config, fingerprint: str, where: Path, p
 
 def resume(training: Training, folder: Path, about: dict) -> Progress | None:
     """Bring ``training`` back to the last saved state, here or under ``resume_from``; None where there is none."""
+    newest = devices.on_main(lambda: last_state(training, folder, about))
+    if newest is None:
+        return None
+    saved = state.load(newest)
+    progress = restore(training, saved, folder)
+    devices.on_main(lambda: state.prune(newest.parent, keep=newest))
+    print(
+        f"Fold {training.config.fold}: going on from step {saved.step} of {training.total_steps}, "
+        f"{training.choice.name} on {about['device']}."
+    )
+    return progress
+
+
+def last_state(training: Training, folder: Path, about: dict) -> Path | None:
+    """The state to go on from, proven to be of this training, and copied here where it lay under ``resume_from``."""
     config = training.config
     if config.retrain:
         return None
@@ -82,23 +98,20 @@ def resume(training: Training, folder: Path, about: dict) -> Progress | None:
     refuse_changes(content["about"], config, about["data"]["fingerprint"], newest.parent.parent, training.choice.name)
     if newest.parent.parent != folder:
         fetch(newest.parent.parent, folder, newest)
-    saved = state.load(folder / "state" / newest.name)
-    progress = restore(training, saved, folder)
-    state.prune(folder / "state", keep=folder / "state" / newest.name)
-    print(
-        f"Fold {config.fold}: going on from step {saved.step} of {training.total_steps}, "
-        f"{training.choice.name} on {about['device']}."
-    )
-    return progress
+    return folder / "state" / newest.name
 
 
 def fetch(source: Path, folder: Path, newest: Path | None = None) -> None:
     """Copy an earlier session's fold, which may be read-only, with its last state alone; it appears when whole."""
     whole = folder.parent / f".{folder.name}.part"
     shutil.rmtree(whole, ignore_errors=True)
-    shutil.copytree(source, whole, ignore=shutil.ignore_patterns("state"))
-    if newest is not None:
-        shutil.copytree(newest, whole / "state" / newest.name)
+    try:
+        shutil.copytree(source, whole, ignore=shutil.ignore_patterns("state"))
+        if newest is not None:
+            shutil.copytree(newest, whole / "state" / newest.name)
+    except OSError:
+        shutil.rmtree(whole, ignore_errors=True)
+        raise
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(whole, folder)
 
@@ -112,14 +125,14 @@ def save_state(training: Training, folder: Path, about: dict, progress: Progress
         "optimizer": training.rates.optimizer.state_dict(),
         "rates": training.rates.state_dict(),
         "scaler": training.backend.state_dict(),
-        "random": runtime.random_states(training.backend.device),
+        "random": gather_object([runtime.random_states(training.backend.device)]),  # of every process
         "losses": torch.stack(training.losses).cpu() if training.losses else torch.zeros(0),
         "rows": progress.rows,
         "best": None if progress.best is None else torch.from_numpy(progress.best),
         "best_digest": progress.best_digest,
         "seconds": progress.seconds,
     }
-    state.save(folder / "state", state.State(training.step, about, weights, rest))
+    devices.on_main(lambda: state.save(folder / "state", state.State(training.step, about, weights, rest)))
     progress.saved = progress.seconds
 
 
@@ -140,7 +153,9 @@ def restore(training: Training, saved: state.State, folder: Path) -> Progress:
     training.backend.load_state_dict(rest["scaler"])
     training.losses = list(rest["losses"].to(training.backend.device))
     training.step = saved.step
-    runtime.restore_random_states(rest["random"], training.backend.device)
+    process = devices.processes().process_index
+    if process < len(rest["random"]):  # on more devices than before, the new ones begin with seeds of their own
+        runtime.restore_random_states(rest["random"][process], training.backend.device)
     progress = Progress(rest["rows"], seconds=rest["seconds"], saved=rest["seconds"])
     # Killed after writing best/ and before its state, a run left newer weights there than it remembers. Going on, it
     # comes to that evaluation again, which must then count as the best.

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from transformers import set_seed
 # Loading and saving a model is quick and reported by us; downloads from the hub keep their own progress bars.
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
+
+# Asking whether there is a GPU must not open it: a process that has opened one cannot share it with forked ones, and
+# notebook_launcher forks.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "madgrad", "numpy", "pandas", "scikit-learn", "papermill")
@@ -48,11 +53,22 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
-def device_name() -> str:
-    """What the device is called: the GPU's name, or the number of CPU threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name(0)
-    return f"CPU, {torch.get_num_threads()} threads"
+def device_name(processes: int = 1) -> str:
+    """What the device is called: the GPU's name, or the number of CPU threads torch uses; as many as processes."""
+    name = gpu()[0] if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return name if processes == 1 else f"{processes} x {name}"
+
+
+def gpu() -> tuple[str, bool]:
+    """The first GPU's name, and whether it computes in bfloat16; asked of nvidia-smi, which does not open it here."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", "-i", first, "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        about = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name, capability = about.rsplit(", ", 1)
+        return name, float(capability) >= 8  # Ampere
+    except (OSError, ValueError, subprocess.CalledProcessError):  # AMD's, or a container without the tool
+        return torch.cuda.get_device_name(0), torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def seed_everything(seed: int) -> None:

@@ -55,10 +55,12 @@ def save(folder: Path, state: State) -> None:
             os.replace(whole, folder / f"step-{state.step:08d}")
             _flush(folder)
     except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        if "DataLoader worker" in str(error):
+            raise  # the signal of its death may arrive just here
         kept = newest(folder)
         remains = f"the state of {kept.name} is still there" if kept else "there is no earlier one"
         raise InputError(
-            f"the state of step {state.step} could not be saved in {runtime.shown(folder)} ({_reason(error)}); "
+            f"the state of step {state.step} could not be saved in {runtime.shown(folder)} ({reason(error)}); "
             f"{remains}; free some space and run again."
         ) from None
     prune(folder, keep=folder / f"step-{state.step:08d}")
@@ -133,5 +135,8 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What went wrong with a file, in a few words."""
+    if isinstance(error, shutil.Error):  # of a whole folder: a list of (from, to, what)
+        return str(error.args[0][0][-1])
     return getattr(error, "strerror", None) or str(error).strip().split("\n")[0]

@@ -7,11 +7,11 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from utils import data, precision, runtime
+from utils import data, devices, precision, runtime
 from utils.averaging import Averager, refresh_batch_norm
 from utils.config import Config, InputError
 from utils.losses import LOSSES
@@ -41,7 +41,7 @@ class Training:
     losses: list[torch.Tensor] = field(default_factory=list)  # since the last evaluation, left on the device
 
     def batches(self, epoch: int) -> list[list[int]]:
-        """Row numbers of the epoch's micro-batches."""
+        """Row numbers of the epoch's micro-batches, whole ones, whatever the number of devices."""
         return data.training_batches(self.train.lengths, self.config.batch_size, self.config.seed, epoch)
 
     def evaluation_due(self) -> bool:
@@ -62,7 +62,8 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
     targets = inside[list(config.target_columns)].to_numpy(dtype=float)
     spread = np.where(np.ptp(targets, axis=0) > 0, targets.std(axis=0), 1.0)
     location_and_scale = (targets.mean(axis=0).tolist(), spread.tolist()) if config.standardize else (None, None)
-    model, tokenizer = build_model(config, *location_and_scale)
+    with devices.processes().main_process_first():  # which downloads it, or makes the tiny one
+        model, tokenizer = build_model(config, *location_and_scale)
     train, held_out = (data.Texts.of(rows, tokenizer, config) for rows in (inside, outside))
 
     backend = precision.make(choice)
@@ -76,6 +77,8 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
             "lower them."
         )
     wrapped, stepped = backend.prepare(model, optimizer)
+    if process := devices.processes().process_index:
+        set_seed(config.seed + process)  # the same weights in every process so far, other dropout masks from here
     rates = LearningRates(optimizer, config, steps_per_epoch, total_steps)  # after amp.initialize, as Apex asks
     return Training(
         config, tokenizer, train, held_out, model, wrapped, stepped, rates, averager, choice, backend,
@@ -92,9 +95,12 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
     config, backend, averager = training.config, training.backend, training.averager
     loss, weights = LOSSES[config.loss], backend.weights()
     batches = training.batches(epoch)[training.step % training.steps_per_epoch * config.accumulation_steps :]
-    loader = iter(data.make_loader(training.train, batches, training.tokenizer, config.num_workers))
-    while micro_batches := list(islice(loader, config.accumulation_steps)):
-        mean = add_gradients(training, micro_batches)
+    shares = [devices.share(batch) for batch in batches]
+    loader = iter(data.make_loader(training.train, [*filter(None, shares)], training.tokenizer, config.num_workers))
+    for start in range(0, len(batches), config.accumulation_steps):
+        step = slice(start, start + config.accumulation_steps)
+        micro_batches = list(islice(loader, sum(map(bool, shares[step]))))
+        mean = add_gradients(training, micro_batches, sum(map(len, batches[step])))
         if loss.slope is not None:
             torch._foreach_mul_([w.grad for w in weights if w.grad is not None], loss.slope(mean))
         backend.clip(config.max_grad_norm)
@@ -110,16 +116,20 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
             return
 
 
-def add_gradients(training: Training, micro_batches: list[tuple]) -> torch.Tensor:
+def add_gradients(training: Training, micro_batches: list[tuple], n_texts: int) -> torch.Tensor:
     """Forward and backward of one step's micro-batches; returns the mean elementwise loss over all of them.
 
-    Where the device's memory runs out, the micro-batches are halved, for this step, which is repeated from the same
+    Where a device's memory runs out, the micro-batches are halved, for this step, which is repeated from the same
     random state, and for all that follow. Raises InputError when a single text is too much.
+
+    Args:
+        micro_batches: this process's share of them.
+        n_texts: in the micro-batches of all processes.
     """
     backend, elementwise = training.backend, LOSSES[training.config.loss].elementwise
     # Errors are counted in units of the targets' scale, so that one learning rate suits 0 to 100 as well as -3 to 2.
     scale = training.model.target_std.float()
-    n_errors = sum(labels.numel() for _, labels in micro_batches)
+    n_errors = n_texts * len(scale)
     training.wrapped.train()
     while True:
         states = runtime.random_states(backend.device)
@@ -132,12 +142,18 @@ def add_gradients(training: Training, micro_batches: list[tuple]) -> torch.Tenso
                 share = elementwise(scores / scale, labels / scale).sum() / n_errors
                 backend.backward(share, last=i + 1 == len(parts))
                 mean += share.detach()
+            if not parts:  # fewer texts than processes
+                nothing = sum(weight.sum() for weight in training.model.parameters()) * 0
+                backend.backward(nothing, last=True)
+            devices.add_up(mean)
             return mean
-        except torch.OutOfMemoryError:
-            if all(len(labels) == 1 for _, labels in parts):
-                raise InputError(
-                    "the device's memory does not hold one text at a time; lower max_length or take a smaller encoder."
-                ) from None
+        except torch.OutOfMemoryError as error:
+            if not isinstance(error, devices.OutOfMemoryElsewhere):
+                devices.largest(1)  # which the others wait to hear before they add up gradients
+        if training.parts >= training.config.batch_size:
+            raise InputError(
+                "the device's memory does not hold one text at a time; lower max_length or take a smaller encoder."
+            )
         training.parts *= 2
         training.optimizer.zero_grad()
         if backend.device.type == "cuda":
@@ -157,15 +173,21 @@ def split(batch: tuple[dict[str, torch.Tensor], torch.Tensor], parts: int) -> li
 
 @torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
 def predict(training: Training, model: nn.Module, texts: data.Texts) -> np.ndarray:
-    """Scores of all texts, (rows, targets), in the order of the rows, in the precision of the training."""
+    """Scores of all texts, (rows, targets), in the order of the rows, in the precision of the training.
+
+    Each process scores a share of the batches, and every process gets all scores.
+    """
     model.eval()
-    batches = data.evaluation_batches(texts.lengths, training.config.eval_batch_size)
+    batches = devices.share(data.evaluation_batches(texts.lengths, training.config.eval_batch_size))
     parts = []
     with training.backend.autocast():
         for inputs, _ in data.make_loader(texts, batches, training.tokenizer, training.config.num_workers):
             parts.append(model(**send_to_device(inputs, training.backend.device, non_blocking=True))["logits"])
-    scores = torch.cat(parts).cpu().double().numpy()
-    return scores[np.argsort([row for batch in batches for row in batch])]
+    found = [(batch, part.cpu().double().numpy()) for batch, part in zip(batches, parts, strict=True)]
+    scores = np.empty_like(texts.targets)
+    for rows, values in gather_object(found):
+        scores[rows] = values
+    return scores
 
 
 def evaluate(training: Training) -> dict[str, np.ndarray]:
