@@ -7,6 +7,7 @@ PYTHON_IN = .venv/bin/python
 FOLD ?= 0
 PRESET ?= demo
 RUN ?= $(PRESET)
+# Each with one thread: with more, two at a time slow each other down.
 TEST_PROCESSES ?= 2
 
 SHELL = /bin/bash -o pipefail
@@ -19,10 +20,10 @@ run: .venv/.ready
 	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
 
 test: .venv/.ready-dev check
-	$(PYTHON_IN) -m pytest -n $(TEST_PROCESSES)
+	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -n $(TEST_PROCESSES)
 
 test-all: .venv/.ready-dev check
-	$(PYTHON_IN) -m pytest --full -n $(TEST_PROCESSES)
+	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --full -n $(TEST_PROCESSES)
 
 check: .venv/.ready-dev
 	.venv/bin/ruff check .

@@ -27,9 +27,9 @@ def test_every_requirement_has_one_exact_version_within_its_range():
         assert requirement.specifier.contains(pin.version), requirement.name
 
 
-LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model"], ["losses", "metrics", "optim",
-          "precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"], ["fold"],
-          ["report"]]  # fmt: skip
+LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model"], ["losses", "metrics", "optim"],
+          ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
+          ["fold"], ["report"]]  # fmt: skip
 
 
 def test_imports_run_one_way():
