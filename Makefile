@@ -20,10 +20,10 @@ run: .venv/.ready
 	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
 
 test: .venv/.ready-dev check
-	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -n $(TEST_PROCESSES)
+	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
 
 test-all: .venv/.ready-dev check
-	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --full -n $(TEST_PROCESSES)
+	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest --full -n $(TEST_PROCESSES) --dist worksteal
 
 check: .venv/.ready-dev
 	.venv/bin/ruff check .

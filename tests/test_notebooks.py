@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from utils import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SETUP, TRAINING = NOTEBOOKS[:2]
+SETUP, TRAINING, EVALUATION, RATES, SUBMISSION = NOTEBOOKS
 
 
 def run_papermill(notebook, output, *arguments, cwd):
@@ -82,9 +82,9 @@ def test_the_demo_learns(tmp_path, parameters):
     ("arguments", "sentence"),
     [
         (["-p", "fld", "3"], "InputError: 'fld' is not a parameter; did you mean 'fold'?"),
-        (["-p", "fold", "9"], "InputError: fold=9 does not exist"),
+        pytest.param(["-p", "fold", "9"], "InputError: fold=9 does not exist", marks=pytest.mark.full),
         (["-p", "data", "nowhere.csv"], "InputError: data='nowhere.csv' is not a file"),
-        (["-p", "text_column", "words"], "has no column 'words'"),
+        pytest.param(["-p", "text_column", "words"], "has no column 'words'", marks=pytest.mark.full),
     ],
 )
 def test_bad_parameters_end_in_one_sentence_and_write_nothing(tmp_path, parameters, arguments, sentence):
@@ -137,6 +137,44 @@ def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp
     own = Path(sys.prefix) == runtime.ROOT / ".venv"
     assert f"asked for python {runtime.ROOT}/setup.sh --apex{'' if own else ' --here'}" in streams(output)
     assert 'InputError: precision="apex-O1" needs a CUDA GPU, and there is none; use "auto".' in done.stderr
+
+
+# --- 03, 05 and 06 -----------------------------------------------------------------------------------------------
+
+
+def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, parameters):
+    """Opened alone; averaged after every step, so that there are snapshots to draw a plane through."""
+    settings = ["-p", "preset", "tiny", "-p", "swa_every", "1", *parameters]
+    done = run_papermill(EVALUATION, tmp_path / "03.ipynb", *settings, "-p", "grid", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = streams(tmp_path / "03.ipynb")
+    assert "Fold 0 of tiny is missing; it is trained now." in text
+    assert "Folds 0, 1 of tiny; not trained: 2, 3, 4." in text
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "03.ipynb", 4).cells])
+    assert outputs.count("image/png") == 8
+    assert re.search(r"\*\*Averaging (helped|did not help)", outputs)
+    assert {path.name for path in (tmp_path / "output").iterdir()} >= {"tiny", "tiny-bf16", "tiny-bfp8"}
+
+    done = run_papermill(SUBMISSION, tmp_path / "06.ipynb", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "is missing" not in streams(tmp_path / "06.ipynb"), "the folds are there by now"
+    submission = pd.read_csv(tmp_path / "submission.csv", dtype={"id": str})
+    sample = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv", dtype={"id": str})
+    assert submission["id"].tolist() == sample["id"].tolist()
+    assert submission["target"].nunique() > 1
+
+    done = run_papermill(EVALUATION, tmp_path / "none.ipynb", "-p", "preset", "clear", *parameters, cwd=tmp_path)
+    assert done.returncode != 0
+    assert "clear holds no finished fold; train one first with notebook 02 (preset=clear)" in done.stderr
+
+
+def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
+    done = run_papermill(RATES, tmp_path / "05.ipynb", "-p", "preset", "commonlit_original", "-p", "encoder", "tiny",
+                         "-p", "rows", "500", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
+    assert outputs.count("image/png") == 2
+    assert "to move the sliders" in outputs
 
 
 # --- what is committed -------------------------------------------------------------------------------------------

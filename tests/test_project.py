@@ -27,9 +27,10 @@ def test_every_requirement_has_one_exact_version_within_its_range():
         assert requirement.specifier.contains(pin.version), requirement.name
 
 
-LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model"], ["losses", "metrics", "optim"],
+LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lowprecision"],
+          ["predict", "losses", "metrics", "optim"],
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
-          ["fold"], ["report"]]  # fmt: skip
+          ["fold"], ["folds"], ["landscape", "submission", "report"], ["report_runs", "report_rates"]]  # fmt: skip
 
 
 def test_imports_run_one_way():
@@ -49,7 +50,7 @@ def test_the_package_stays_thin():
     """A ceiling for each module and for all, docstrings included."""
     lines = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "utils").glob("*.py")}
     assert max(lines.values()) < 300, lines
-    assert sum(lines.values()) < 4000
+    assert sum(lines.values()) < 5000
 
 
 def test_the_readme_names_every_preset_and_no_other():

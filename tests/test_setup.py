@@ -152,6 +152,7 @@ def test_colab_gets_what_it_lacks_and_keeps_what_it_has(tmp_path):
     assert not (tmp_path / "wheels").exists()
 
 
+@pytest.mark.full
 def test_kaggle_fills_a_wheelhouse_and_another_kernel_installs_from_it_offline(tmp_path):
     prefix = build_image(tmp_path, "kaggle")
     before = frozen(prefix)
@@ -292,6 +293,7 @@ def test_without_cuda_apex_is_not_needed(gpu):
     assert "wheel" not in gpu.calls
 
 
+@pytest.mark.full
 def test_a_wheel_can_be_built_for_another_machines_gpu_into_a_wheelhouse(gpu):
     house = gpu.folder / "house"
     gpu.fill(house)
@@ -440,6 +442,7 @@ def test_a_half_copied_wheel_of_a_killed_run_is_no_matter(gpu):
     assert list(gpu.cache.glob(f"{KEY}/apex-*.whl"))
 
 
+@pytest.mark.full
 def test_a_read_only_project_measures_the_disk_where_it_writes(gpu):
     """Kaggle mounts the code read-only; what that mount says of free space means nothing."""
     done = run_setup(cwd=gpu.folder, **gpu.variables, STAND_IN_READ_ONLY=str(ROOT))

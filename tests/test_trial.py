@@ -53,6 +53,7 @@ def dies_in_bf16(config, table, steps, threads):
     return pd.DataFrame({"step": range(1, steps + 1), "loss": 1.0, "samples_per_second": 1.0, "peak_memory": 1})
 
 
+@pytest.mark.full
 def test_a_precision_whose_process_is_killed_does_not_either(tiny, tiny_table, monkeypatch):
     monkeypatch.setattr(precision, "available", lambda: ["fp32", "bf16", "fp16"])
     monkeypatch.setattr(trial, "_run", dies_in_bf16)

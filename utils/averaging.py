@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
@@ -51,6 +52,12 @@ class Averager:
         if self.at_epoch_ends:
             return since_start > 0 and (step % self.every == 0 or step == last_step)
         return since_start > 0 and since_start % self.every == 0
+
+    def snapshot_steps(self, number: int, last_step: int) -> set[int]:
+        """``number`` of the steps whose weights go into the average, evenly spaced, the first and the last included."""
+        steps = [step for step in range(1, last_step + 1) if self.due(step, last_step)]
+        places = np.linspace(0, len(steps) - 1, min(number, len(steps))).round().astype(int)
+        return {steps[place] for place in places}
 
     def update(self, model: nn.Module, weights: list[torch.Tensor]) -> None:
         """Take ``weights``, the float32 tensors behind ``model.parameters()`` in that order, into the average."""

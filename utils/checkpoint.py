@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from utils import runtime
@@ -48,6 +49,13 @@ def save_model(
         if folder.exists():
             os.replace(folder, Path(temporary) / "old")
         os.replace(whole, folder)
+
+
+def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
+    """A state dict, in float32, as safetensors."""
+    temporary = path.with_name(f".{path.name}.part")
+    save_file({name: value.detach().float().cpu().clone() for name, value in weights.items()}, temporary)
+    os.replace(temporary, path)
 
 
 def load_model(folder: Path, kind: str = "swa", **options) -> tuple[TextRegressor, PreTrainedTokenizerBase]:

@@ -39,6 +39,7 @@ CHOICES = {
     "averaging": ("swa", "ema", "none"),
     "swa_anneal": ("cos", "linear"),
     "patience_on": ("raw", "averaged"),
+    "weight_format": ("fp32", "bf16", "bfp8"),
 }
 
 
@@ -92,6 +93,7 @@ class Config:
     warmup_ratio: float = 0.06  # share of all steps
     max_grad_norm: float = 1.0
     precision: str = "auto"
+    weight_format: str = "fp32"  # bf16 or bfp8 (block floating point): weights are rounded to it after every step
     # averaging
     averaging: str = "swa"
     swa_start: float = 3.0  # epochs
@@ -101,6 +103,7 @@ class Config:
     swa_anneal_epochs: float = 0.5
     swa_every: int = 0  # steps between averaged weights; 0: one average an epoch
     ema_decay: float = 0.999
+    snapshots: int = 0  # how many of the averaged weights to keep as files, evenly spaced, for pictures
     # evaluation and running
     eval_every: int = 0  # steps between evaluations; 0: one an epoch
     patience: int = 0  # evaluations without a better score before training stops; 0: never
@@ -163,7 +166,7 @@ class Config:
         return cls(**{"preset": preset, **PRESETS[preset], **given})
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping) -> "Config":
+    def from_notebook(cls, namespace: Mapping, own: typing.Collection[str] = ()) -> "Config":
         """The Config that a notebook's parameters cell, and papermill's cell behind it, ask for.
 
         papermill only warns of a ``-p`` name that the notebook lacks, so that a typo in ``fold`` would train
@@ -173,14 +176,15 @@ class Config:
             namespace: the notebook's ``globals()``. IPython keeps the sources of the executed cells in its ``In``;
                 only the names assigned in the newest parameters cell and in those injected after it count, so that
                 running all cells twice works.
+            own: further parameters that are the notebook's, and no settings of a run.
         """
         cells = namespace.get("In", [])
-        own = max((i for i, cell in enumerate(cells) if cell.startswith(PARAMETERS_MARK + ":")), default=None)
-        if own is None:
+        first = max((i for i, cell in enumerate(cells) if cell.startswith(PARAMETERS_MARK + ":")), default=None)
+        if first is None:
             raise InputError(f"no parameters cell has run; run the cell that begins with {PARAMETERS_MARK!r} first.")
-        injected = [cell for cell in cells[own + 1 :] if cell.startswith(PARAMETERS_MARK)]
-        names = [name for cell in [cells[own], *injected] for name in _assigned(cell)]
-        overrides = {name: namespace[name] for name in names}
+        injected = [cell for cell in cells[first + 1 :] if cell.startswith(PARAMETERS_MARK)]
+        names = [name for cell in [cells[first], *injected] for name in _assigned(cell)]
+        overrides = {name: namespace[name] for name in names if name not in own}
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
     def differences(self, other: Mapping) -> list[str]:
@@ -207,7 +211,7 @@ _LIMITS = {
     "warmup_ratio": _SHARE, "max_grad_norm": _OFF_OR_MORE, "swa_start": _OFF_OR_MORE, "swa_lr_factor": _POSITIVE,
     "swa_flat_lr": _OFF_OR_MORE, "swa_anneal_epochs": _OFF_OR_MORE, "swa_every": _OFF_OR_MORE, "ema_decay": _SHARE,
     "eval_every": _OFF_OR_MORE, "devices": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE, "patience": _OFF_OR_MORE,
-    "save_every": _OFF_OR_MORE,
+    "snapshots": _OFF_OR_MORE, "save_every": _OFF_OR_MORE,
     "save_minutes": _OFF_OR_MORE, "time_limit_hours": _OFF_OR_MORE,
 }  # fmt: skip
 
@@ -249,9 +253,10 @@ _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}
 PRESETS: dict[str, dict] = {
     "tiny": {
         "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,
-        "fold_by": "group", "group_column": "topic", "max_rows": 60,
+        "fold_by": "group", "group_column": "topic", "max_rows": 60, "snapshots": 3,
     },
-    "demo": {**_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5},
+    "demo": {**_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5,
+             "snapshots": 4},
     "clear": {**_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4},
     "commonlit": {
         **_COMMONLIT_DATA, "encoder": "roberta-base", "pooling": "attention", "epochs": 4, "lr": 2e-5,

@@ -136,7 +136,7 @@ class Texts:
     @classmethod
     def of(cls, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Config) -> "Texts":
         tokens = tokenize(table[config.text_column].tolist(), tokenizer, config.max_length)
-        targets = table[list(config.target_columns)].to_numpy(dtype=np.float64)
+        targets = table.reindex(columns=list(config.target_columns)).to_numpy(dtype=np.float64)  # NaN in a test set
         return cls(table[config.id_column].tolist(), tokens, targets)
 
     @property

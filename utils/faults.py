@@ -103,7 +103,7 @@ def disk_needed(training: Training) -> int:
     """Bytes that a fold takes at most: last, best and averaged weights, and two states while one replaces another."""
     weights = sum(weight.numel() * 4 for weight in training.model.parameters())
     in_state = 1 + (training.averager is not None) + (3 if training.config.optimizer == "madgrad" else 2)
-    return weights * (3 + 2 * in_state)
+    return weights * (3 + training.config.snapshots + 2 * in_state)
 
 
 def refuse_too_small_a_disk(training: Training, folder: Path) -> None:

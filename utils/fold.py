@@ -102,12 +102,15 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
     began = mark = time.perf_counter()  # never goes back, whatever is done to the clock
     bar = tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False,
                disable=not (runtime.progress_wanted() and devices.processes().is_main_process))  # fmt: skip
+    snapshots = training.averager.snapshot_steps(config.snapshots, training.total_steps) if training.averager else ()
     first = training.step // training.steps_per_epoch
     with bar, stop_signals() as stops:
         for step in (s for epoch in range(first, math.ceil(config.epochs)) for s in train_epoch(training, epoch)):
             bar.update()
             progress.seconds = before + time.perf_counter() - began
             refuse_divergence(training)
+            if step in snapshots:
+                devices.on_main(lambda: save_snapshot(training, folder / "snapshots"))
             due = training.evaluation_due()
             if due:
                 evaluate_and_record(training, folder, progress, mark)
@@ -164,6 +167,13 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, ma
 def save(training: Training, model: TextRegressor, folder: Path) -> None:
     """Save ``model`` as a Hugging Face folder."""
     checkpoint.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
+
+
+def save_snapshot(training: Training, folder: Path) -> None:
+    """Keep the weights that went into the average just now."""
+    folder.mkdir(exist_ok=True)
+    weights = current_weights(training, training.model)
+    checkpoint.write_weights(folder / f"step-{training.step:06d}.safetensors", weights)
 
 
 # --- results -----------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from utils import data, devices, precision, runtime
 from utils.averaging import Averager, refresh_batch_norm
 from utils.config import Config, InputError
 from utils.losses import LOSSES
+from utils.lowprecision import round_weights
 from utils.model import TextRegressor, build_model
 from utils.optim import LearningRates, count_steps, make_optimizer, parameter_groups
+from utils.predict import predict_batches
 
 
 @dataclass
@@ -76,6 +78,8 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
             f"swa_start={config.swa_start:g} and swa_every={config.swa_every} average nothing in {total_steps} steps; "
             "lower them."
         )
+    if config.weight_format != "fp32" and choice.name == "apex-O2":
+        raise InputError("weight_format rounds float32 weights, and apex-O2 trains float16 ones; set precision=fp32.")
     wrapped, stepped = backend.prepare(model, optimizer)
     if process := devices.processes().process_index:
         set_seed(config.seed + process)  # the same weights in every process so far, other dropout masks from here
@@ -108,6 +112,8 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
         training.optimizer.zero_grad()
         training.rates.step()
         training.step += 1
+        if config.weight_format != "fp32":
+            round_weights(weights, config.weight_format, config.seed * 1_000_003 + training.step)
         if averager is not None and averager.due(training.step, training.total_steps):
             averager.update(training.model, weights)
         training.losses.append(loss.outer(mean))
@@ -171,19 +177,15 @@ def split(batch: tuple[dict[str, torch.Tensor], torch.Tensor], parts: int) -> li
     return [({name: pieces[name][i] for name in pieces}, piece) for i, piece in enumerate(labels.chunk(parts))]
 
 
-@torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
 def predict(training: Training, model: nn.Module, texts: data.Texts) -> np.ndarray:
     """Scores of all texts, (rows, targets), in the order of the rows, in the precision of the training.
 
     Each process scores a share of the batches, and every process gets all scores.
     """
-    model.eval()
-    batches = devices.share(data.evaluation_batches(texts.lengths, training.config.eval_batch_size))
-    parts = []
+    config, device = training.config, training.backend.device
+    batches = devices.share(data.evaluation_batches(texts.lengths, config.eval_batch_size))
     with training.backend.autocast():
-        for inputs, _ in data.make_loader(texts, batches, training.tokenizer, training.config.num_workers):
-            parts.append(model(**send_to_device(inputs, training.backend.device, non_blocking=True))["logits"])
-    found = [(batch, part.cpu().double().numpy()) for batch, part in zip(batches, parts, strict=True)]
+        found = predict_batches(model, texts, batches, training.tokenizer, device, config.num_workers)
     scores = np.empty_like(texts.targets)
     for rows, values in gather_object(found):
         scores[rows] = values
