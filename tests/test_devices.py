@@ -1,5 +1,6 @@
 """Several devices: gloo processes on the CPU come to what one process comes to, and fail as one."""
 
+import gc
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ from utils import checkpoint, devices, fold, precision, runtime
 from utils.config import InputError
 from utils.fold import fit_fold
 from utils.model import TextRegressor, encoder_source
+from utils.train import prepare
 
 # 48 training rows in batches of 5: each process gets 2 or 3 of them, and 1 or 2 of the last batch's 3.
 EQUAL = {"epochs": 3, "swa_start": 1.0, "swa_every": 2, "eval_every": 4, "batch_size": 5, "eval_batch_size": 5,
@@ -196,6 +198,18 @@ def test_an_error_of_ours_is_not_hidden(tiny, tiny_table, monkeypatch):
 def test_a_diverging_training_names_its_texts(tiny, tiny_table):
     with pytest.raises(InputError, match=r"the loss of step \d is (nan|inf), on the texts \w+, "):
         fit_fold(tiny(devices=2, lr=1e30, head_lr_factor=1e6, max_grad_norm=0, schedule="constant"), tiny_table)
+
+
+@pytest.mark.timeout(60)
+def test_a_launch_that_failed_does_not_hang_the_next_one(tiny, tiny_table, monkeypatch):
+    """What is left of it must not be collected in the next one's processes, which lack its server's thread."""
+    with pytest.raises(InputError) as kept:
+        fit_fold(tiny(devices=2, swa_every=100), tiny_table)
+    cycle = [kept.value.__context__]
+    cycle.append(cycle)
+    del kept, cycle  # garbage, not yet collected
+    monkeypatch.setattr(fold, "prepare", lambda *arguments: (gc.collect(), prepare(*arguments))[1])
+    assert checkpoint.is_finished(fit_fold(tiny(devices=2), tiny_table))
 
 
 def test_a_stopped_process_stops_both_after_saving(tiny, tiny_table, monkeypatch):

@@ -7,6 +7,7 @@ memory ran out in one process, the others would wait for it forever.
 
 import contextlib
 import functools
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -57,6 +58,9 @@ def launch(function: Callable, arguments: tuple, number: int) -> None:
     try:
         log.setLevel(logging.CRITICAL)  # it would print every process's traceback
         AcceleratorState._reset_state(True)  # what a training in this process has left
+        # A launch that failed may live on in its traceback, with a server thread that a forked process lacks: were it
+        # collected there, the process would wait for that thread forever.
+        gc.freeze()
         with patch_environment(OMP_NUM_THREADS=1):
             notebook_launcher(
                 _in_one_thread, (function, arguments), num_processes=number, use_port=str(get_free_port())
@@ -70,6 +74,7 @@ def launch(function: Callable, arguments: tuple, number: int) -> None:
     except SignalException as error:
         raise InputError(f"stopped by {error.sigval.name}; the state is saved, run again to go on.") from None
     finally:
+        gc.unfreeze()
         log.setLevel(level)
 
 
