@@ -97,19 +97,21 @@ def test_the_comparison_is_that_of_the_folds_results(two):
 
 
 @pytest.mark.parametrize(
-    ("last", "best", "swa", "opening"),
+    ("last", "best", "swa", "p", "opening"),
     [
-        (0.6, 0.55, 0.5, "Averaging helped"),
-        (0.6, 0.5, 0.55, "Averaging did not help everywhere"),
-        (0.5, 0.5, 0.55, "Averaging did not help"),
+        (0.6, 0.55, 0.5, 0.01, "Averaging helped"),
+        (0.6, 0.55, 0.5, 0.2, "Averaging may have helped, or luck has"),
+        (0.6, 0.5, 0.55, 0.01, "Averaging helped in part"),
+        (0.6, 0.5, 0.55, 0.2, "Averaging may have helped, or luck has"),
+        (0.5, 0.5, 0.55, 0.01, "Averaging did not help"),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say(last, best, swa, opening):
-    rows = [("last", last, 0.01), ("best", best, 0.4), ("swa", swa, float("nan"))]
+def test_the_verdict_says_what_the_numbers_say(last, best, swa, p, opening):
+    rows = [("last", last, p), ("best", best, 0.4), ("swa", swa, float("nan"))]
     comparison = pd.DataFrame([{"fold": "all", "weights": kind, "rmse": rmse, "p": p} for kind, rmse, p in rows])
     said = verdict(comparison)
     assert said.startswith(f"**{opening}**:")
-    assert f"{abs(last - swa):.4f} {'lower' if last > swa else 'higher'} than with the last weights (p = 0.01" in said
+    assert f"{abs(last - swa):.4f} {'lower' if last > swa else 'higher'} than with the last weights (p = {p}" in said
     assert "no more than chance would make" in said
 
 

@@ -158,7 +158,7 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
     done = run_papermill(SUBMISSION, tmp_path / "06.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "is missing" not in streams(tmp_path / "06.ipynb"), "the folds are there by now"
-    submission = pd.read_csv(tmp_path / "submission.csv", dtype={"id": str})
+    submission = pd.read_csv(tmp_path / "output" / "tiny" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv", dtype={"id": str})
     assert submission["id"].tolist() == sample["id"].tolist()
     assert submission["target"].nunique() > 1

@@ -106,7 +106,8 @@ def plane(landscape: Landscape, names: tuple[str, str, str], size: int = 7, marg
     height = float((v - along * u).norm())
     places = {names[0]: (0.0, 0.0), names[1]: (width, 0.0), names[2]: (along * width, height)}
     low, high = np.min(list(places.values()), axis=0), np.max(list(places.values()), axis=0)
-    low, high = low - margin * (high - low), high + margin * (high - low)
+    middle, half = (low + high) / 2, (0.5 + margin) * (high - low).max()  # a square
+    low, high = middle - half, middle + half
     rows = []
     for y in np.linspace(low[1], high[1], size):
         for x in np.linspace(low[0], high[0], size):

@@ -80,7 +80,7 @@ def plot_plane(found: pd.DataFrame):
         drawn = axes.contourf(*grid, heights, levels=14, cmap="viridis_r")
         axes.contour(*grid, heights, levels=14, colors="white", linewidths=0.4, alpha=0.5)
         for (name, (x, y)), marker in zip(found.attrs["points"].items(), "*os", strict=True):
-            label = NAMES.get(name, name.replace("step-", "step ").replace("step 0", "step ").lstrip()).split(" (")[0]
+            label = (NAMES[name] if name in NAMES else f"step {int(name.removeprefix('step-'))}").split(" (")[0]
             axes.plot(x, y, marker, color=ORANGE if name == "swa" else "white", markeredgecolor="black",
                       markersize=13 if marker == "*" else 8, label=label)  # fmt: skip
         axes.set(title=f"RMSE on {part} texts", xlabel="distance in weights")

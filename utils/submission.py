@@ -99,6 +99,11 @@ def combine(run: Run, predictions: dict[str, np.ndarray], ensemble: str) -> np.n
     return np.stack(columns, axis=1)
 
 
+def submission_folder(config: Config) -> Path:
+    """Where Kaggle looks for it: the current folder; elsewhere the run's."""
+    return Path.cwd() if runtime.platform_name() == "kaggle" else checkpoint.fold_folder(config).parent
+
+
 def write_submission(
     table: pd.DataFrame, scores: np.ndarray, config: Config, folder: Path, sample: str | None = None
 ) -> Path:
