@@ -64,6 +64,8 @@ def test_ensembles_of_test_scores():
     np.testing.assert_allclose(combine(run, scores, "swa"), [[2.0], [3.0]])
     np.testing.assert_allclose(combine(run, scores, "mean"), [[1.0], [1.5]])
     assert combine(run, scores, "ridge").shape == (2, 1)
+    with pytest.raises(InputError, match="ensemble='rigde' is not known; did you mean 'ridge'"):
+        combine(run, scores, "rigde")
 
 
 def test_kinds(run):
@@ -119,6 +121,12 @@ def test_a_test_set_that_cannot_be_predicted(change, words, tiny, workspace):
     change(table).to_csv(workspace / "test.csv", index=False)
     with pytest.raises(InputError, match=words):
         load_test(tiny(), str(workspace / "test.csv"))
+
+
+def test_a_test_set_needs_no_groups(tiny, workspace):
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "test.csv", dtype=str, keep_default_na=False)
+    table.drop(columns="topic").to_csv(workspace / "test.csv", index=False)
+    assert len(load_test(tiny(), str(workspace / "test.csv"))) == len(table)
 
 
 def test_no_test_set(tiny, workspace, rows):

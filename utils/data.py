@@ -48,7 +48,7 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
     text, a target that is no finite number, a missing or duplicated id, or a table without rows.
     """
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
-    if config.fold_by == "group":
+    if config.fold_by == "group" and targets:
         columns.append(config.group_column)
     for column in columns:
         if column not in table.columns:

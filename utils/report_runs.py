@@ -242,5 +242,6 @@ def plot_agreement(scores: np.ndarray, folds: list[int]):
     left.set(title="Each fold against the mean", xlabel="mean of the folds", ylabel="one fold")
     left.legend(fontsize=8)
     right.hist(scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros(len(mean)), bins=15, color=BLUE)
+    right.yaxis.get_major_locator().set_params(integer=True)
     right.set(title="Spread of the folds on each text", xlabel="standard deviation", ylabel="texts")
     return figure

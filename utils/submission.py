@@ -8,7 +8,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.metrics import root_mean_squared_error
 
 from utils import checkpoint, runtime
-from utils.config import Config, InputError
+from utils.config import Config, InputError, nearest
 from utils.data import Texts, check_table
 from utils.folds import Run
 from utils.predict import predict_texts
@@ -89,6 +89,8 @@ def compare_ensembles(run: Run, kinds: list[str]) -> pd.DataFrame:
 def combine(run: Run, predictions: dict[str, np.ndarray], ensemble: str) -> np.ndarray:
     """The test scores, (rows, targets), of a row of ``compare_ensembles``: each kind's mean over folds, combined."""
     means = {kind: scores.mean(axis=0) for kind, scores in predictions.items()}
+    if ensemble not in (valid := [*means, "mean", "ridge"]):
+        raise InputError(f"ensemble={ensemble!r} is not known; {nearest(ensemble, valid)}")
     if ensemble in means:
         return means[ensemble]
     stacked = np.stack(list(means.values()))
