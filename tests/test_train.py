@@ -30,7 +30,7 @@ def scores_of(folder, kind, table, config, fold=0):
 def test_a_fold_leaves_what_the_later_notebooks_read(tiny, tiny_table, capsys):
     config = tiny(epochs=3, swa_start=1)
     folder = fit_fold(config, tiny_table)
-    names = ["best", "config.json", "history.csv", "last", "predictions.csv", "result.json", "swa"]
+    names = ["best", "config.json", "history.csv", "last", "predictions.csv", "result.json", "snapshots", "swa"]
     assert sorted(path.name for path in folder.iterdir()) == names
     about = json.loads((folder / "config.json").read_text())
     assert about["config"] == json.loads(json.dumps({**config.to_dict(), "fold": 0}))
