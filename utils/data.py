@@ -108,8 +108,7 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         labels = pd.qcut(target.rank(method="first"), bins, labels=False)
         splits = StratifiedKFold(**options).split(table, labels)
     else:
-        labels = table[config.group_column].astype(str)
-        labels = labels.where(labels.str.strip() != "", "row " + table[config.id_column])
+        labels = groups_of(table, config)
         if labels.nunique() < config.n_folds:
             raise InputError(
                 f"column {config.group_column!r} has {labels.nunique()} groups, too few for n_folds={config.n_folds}; "
@@ -120,6 +119,15 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     for number, (_, held_out) in enumerate(splits):
         folds[held_out] = number
     return table.assign(fold=folds)
+
+
+def groups_of(table: pd.DataFrame, config: Config) -> pd.Series:
+    """What belongs together, as strings: rows of one group, or each row alone where folds are not by group."""
+    alone = "row " + table[config.id_column]
+    if config.fold_by != "group":
+        return alone
+    labels = table[config.group_column].astype(str)
+    return labels.where(labels.str.strip() != "", alone)
 
 
 # --- tokens and batches ------------------------------------------------------------------------------------------

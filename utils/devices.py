@@ -18,6 +18,7 @@ from accelerate import PartialState, notebook_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, patch_environment
 from accelerate.utils.other import get_free_port
+from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -72,7 +73,7 @@ def launch(function: Callable, arguments: tuple, number: int) -> None:
             raise InputError(sentence) from None
         raise
     except SignalException as error:
-        raise InputError(f"stopped by {error.sigval.name}; the state is saved, run again to go on.") from None
+        raise InputError(f"stopped by {error.sigval.name}; what was saved is kept, run again to go on.") from None
     finally:
         gc.unfreeze()
         log.setLevel(level)
@@ -100,6 +101,8 @@ def on_main(function: Callable):
     if processes().is_main_process:
         try:
             outcome = [function(), None]
+        except SafetensorError as error:  # which cannot be sent
+            outcome = [None, OSError(0, str(error).split("\n")[0])]
         except Exception as error:
             outcome = [None, error]
     result, error = broadcast_object_list(outcome)
@@ -140,12 +143,10 @@ def add_up_gradients(model: nn.Module) -> None:
     """
     if processes().num_processes == 1:
         return
-    if largest(0)[0]:
-        raise OutOfMemoryElsewhere
-    sums = []
     for weight in model.parameters():
         if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)
-        sums.append(dist.all_reduce(weight.grad, async_op=True))
-    for each in sums:
+            weight.grad = torch.zeros_like(weight)  # before the vote, since memory may run out here
+    if largest(0)[0]:
+        raise OutOfMemoryElsewhere
+    for each in [dist.all_reduce(weight.grad, async_op=True) for weight in model.parameters()]:
         each.wait()

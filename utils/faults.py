@@ -1,11 +1,9 @@
 """What can go wrong around a training, each told in one sentence with what was saved kept."""
 
 import contextlib
-import math
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,23 +53,21 @@ def told_in_a_sentence(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """SIGTERM, and SIGINT (an interrupted cell), in a list, to be read between steps; a second one stops at once."""
+    """SIGTERM, SIGHUP and SIGINT (an interrupted cell), in a list, to be read between steps; a second stops at once.
+
+    Not so in one of several processes: a launcher hands on what the terminal has already sent.
+    """
     caught: list[int] = []
-    when = -math.inf
 
     def note(number, frame):
-        nonlocal when
-        if time.monotonic() - when < 1:
-            return  # a launcher hands on what the terminal has already sent
-        if caught:
+        if caught and devices.processes().num_processes == 1:
             raise KeyboardInterrupt
         caught.append(number)
-        when = time.monotonic()
 
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield caught
     finally:
@@ -82,7 +78,13 @@ def stop_signals() -> Iterator[list[int]]:
 def refuse_divergence(training: Training) -> None:
     """Raise InputError, naming step and texts, once a loss is no number. To look is to wait for the GPU: not always."""
     on_cpu = training.backend.device.type == "cpu"
-    if not (on_cpu or training.step % 25 == 0 or training.evaluation_due()):
+    if on_cpu or training.step % 25 == 0 or training.evaluation_due():
+        refuse_infinite_losses(training)
+
+
+def refuse_infinite_losses(training: Training) -> None:
+    """Look at once, as before a state is saved, which must not replace a good one by a diverged one."""
+    if not training.losses:
         return
     finite = torch.stack(training.losses).isfinite()
     if finite.all():

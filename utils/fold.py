@@ -23,7 +23,14 @@ from tqdm.auto import tqdm
 from utils import checkpoint, data, devices, runtime, state
 from utils.config import Config, InputError
 from utils.data import add_folds, load_table
-from utils.faults import only_run, refuse_divergence, refuse_too_small_a_disk, stop_signals, told_in_a_sentence
+from utils.faults import (
+    only_run,
+    refuse_divergence,
+    refuse_infinite_losses,
+    refuse_too_small_a_disk,
+    stop_signals,
+    told_in_a_sentence,
+)
 from utils.metrics import batch_rmse, score
 from utils.model import TextRegressor
 from utils.resume import Progress, current_weights, earlier_output, fetch, refuse_changes, resume, save_state
@@ -99,7 +106,10 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
         it or the loss is no number.
     """
     config, before = training.config, progress.seconds
-    began = mark = time.perf_counter()  # never goes back, whatever is done to the clock
+    if 0 < config.patience <= progress.stale(config):
+        return "patience"  # stopped right after the evaluation that decided it
+    began = time.perf_counter()  # never goes back, whatever is done to the clock
+    mark = began, training.step
     bar = tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False,
                disable=not (runtime.progress_wanted() and devices.processes().is_main_process))  # fmt: skip
     snapshots = training.averager.snapshot_steps(config.snapshots, training.total_steps) if training.averager else ()
@@ -122,6 +132,7 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
             stop = stop or ("time limit" if out_of_time else "")
             often = config.save_every and step % config.save_every == 0
             if due or often or late or stop or number:
+                refuse_infinite_losses(training)
                 save_state(training, folder, about, progress)
             if step == training.total_steps:
                 break  # whatever it was told meanwhile: the results are a moment away
@@ -131,15 +142,18 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
             if stop:
                 return stop
             if due:
-                mark = time.perf_counter()
+                mark = time.perf_counter(), training.step
     return ""
 
 
-def evaluate_and_record(training: Training, folder: Path, progress: Progress, mark: float) -> None:
-    """One evaluation: a row of the history, best/ if it is the best, and a line to read."""
+def evaluate_and_record(training: Training, folder: Path, progress: Progress, mark: tuple[float, int]) -> None:
+    """One evaluation: a row of the history, best/ if it is the best, and a line to read.
+
+    ``mark``: when, and at which step, the training since the last one began.
+    """
     train_loss = float(torch.stack(training.losses).mean())
-    samples = len(training.train.ids) / training.steps_per_epoch * len(training.losses)
-    speed = samples / (time.perf_counter() - mark)
+    samples = len(training.train.ids) / training.steps_per_epoch * (training.step - mark[1])
+    speed = samples / (time.perf_counter() - mark[0])
     training.losses.clear()
     progress.predictions = evaluate(training)
     if not all(np.isfinite(found).all() for found in progress.predictions.values()):

@@ -1,5 +1,6 @@
 """The trained folds of a run, read back: which there are, what they predict, how their weights compare."""
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -12,7 +13,7 @@ import pandas as pd
 
 from utils import checkpoint, runtime
 from utils.config import Config, InputError
-from utils.data import add_folds, fingerprint, load_table
+from utils.data import add_folds, fingerprint, groups_of, load_table
 from utils.metrics import batch_rmse, paired_test, rmse_interval, score
 from utils.resume import earlier_output
 from utils.sources import KAGGLE_INPUT
@@ -32,7 +33,9 @@ class Run:
 
     @property
     def kinds(self) -> list[str]:
-        return [kind for kind in checkpoint.KINDS if self.column(kind, 0) in self.predictions]
+        """The kinds of weights that every fold has; one that stopped early may have averaged nothing."""
+        there = self.predictions.dropna(axis=1).columns
+        return [kind for kind in checkpoint.KINDS if self.column(kind, 0) in there]
 
     def column(self, kind: str, target: int) -> str:
         """The name in ``predictions`` of a target's ("target") or its predictions' column."""
@@ -58,7 +61,12 @@ def open_run(config: Config, at_least: int = 2) -> Run:
     for fold in range(config.n_folds):
         if config.preset in QUICK and len(folders) < at_least and fold not in folders:
             print(f"Fold {fold} of {config.run_name} is missing; it is trained now.")
-            train_in_a_process(dataclasses.replace(config, fold=fold))
+            like = config
+            if folders:  # the same settings, or the two could not be compared
+                settings = checkpoint.read_about(folders[min(folders)])["config"]
+                place = {"run": config.run, "output_dir": config.output_dir, "data": config.data}
+                like = Config.make(**{**settings, **place})
+            train_in_a_process(dataclasses.replace(like, fold=fold))
             folders = _finished(config)
     if not folders:
         raise InputError(
@@ -79,13 +87,13 @@ def open_run(config: Config, at_least: int = 2) -> Run:
                 "train it again, or move it away."
             )
     table = add_folds(load_table(own), own)
-    if abouts[own.fold]["data"]["fingerprint"] != fingerprint(table, own):
-        raise InputError(f"the data have changed since {runtime.shown(folders[own.fold])} was trained; set data.")
+    for fold, about in abouts.items():
+        if about["data"]["fingerprint"] != fingerprint(table, own):
+            raise InputError(f"the data have changed since {runtime.shown(folders[fold])} was trained; set data.")
     predictions = pd.concat(
         [checkpoint.read_predictions(folder).assign(fold=fold) for fold, folder in folders.items()], ignore_index=True
     )
-    groups = table[own.group_column] if own.group_column else table[own.id_column]
-    by_id = dict(zip(table[own.id_column], groups.astype(str), strict=True))
+    by_id = dict(zip(table[own.id_column], groups_of(table, own), strict=True))
     return Run(own, folders, table, predictions.assign(group=predictions["id"].map(by_id)))
 
 
@@ -94,7 +102,8 @@ def _finished(config: Config) -> dict[int, Path]:
     for fold in range(config.n_folds):
         places = [checkpoint.fold_folder(config, fold)]
         if config.resume_from:
-            places.append(earlier_output(dataclasses.replace(config, fold=fold)))
+            with contextlib.suppress(InputError):  # it may be the folder of another fold alone
+                places.append(earlier_output(dataclasses.replace(config, fold=fold)))
         places += sorted(KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}"))  # outputs of kernels, attached
         if finished := [place for place in places if place and checkpoint.is_finished(place)]:
             found[fold] = finished[0]
@@ -106,6 +115,7 @@ def train_in_a_process(config: Config) -> Path:
 
     Raises InputError with its last line if it fails.
     """
+    config = dataclasses.replace(config, resume_from="", retrain=False, time_limit_hours=0.0)
     usual = Config.make(config.preset).to_dict()
     command = [sys.executable, "-m", "utils.fold", "-p", "preset", config.preset]
     for name, value in config.to_dict().items():
@@ -162,10 +172,11 @@ def verdict(comparison: pd.DataFrame) -> str:
         word = "lower" if gain > 0 else "higher"
         said.append(f"{abs(gain):.4f} {word} than with {name} (p = {p:.2g}: {sure})")
     others = overall.drop(index="swa")
-    lower = others["rmse"] > overall.loc["swa", "rmse"]
-    opening = (
-        "Averaging helped" if lower.all() else "Averaging helped in part" if lower.any() else "Averaging did not help"
-    )
-    if lower.any() and not (lower & (others["p"] < 0.05)).any():
-        opening = "Averaging may have helped, or luck has"
+    lower, sure = others["rmse"] > overall.loc["swa", "rmse"], others["p"] < 0.05
+    if (sure & ~lower).any():
+        opening = "Averaging helped in part" if (sure & lower).any() else "Averaging did not help"
+    elif (sure & lower).any():
+        opening = "Averaging helped" if lower.all() else "Averaging helped in part"
+    else:
+        opening = "Averaging may have helped, or luck has" if lower.any() else "Averaging did not help"
     return f"**{opening}**: over all held-out texts, the RMSE of the averaged weights is {', and '.join(said)}."

@@ -127,12 +127,12 @@ def perturbed(landscape: Landscape, point: str, sizes: list[float], draws: int =
     disturbed alike (after Li et al. 2018, arXiv:1712.09913, who scale filter by filter). The same directions are drawn
     for every point and size.
     """
-    rows = []
+    rows, learnt = [], dict(landscape.model.named_parameters())
     for draw in range(draws):
         generator = torch.Generator().manual_seed(seed + draw)
         directions = {}
         for name, value in landscape.points[point].items():
-            if value.is_floating_point():
+            if name in learnt:  # not the targets' location and scale
                 noise = torch.randn(value.shape, generator=generator)
                 directions[name] = noise / noise.norm() if noise.numel() else noise
         for size in sizes:

@@ -49,6 +49,8 @@ def rmse_interval(squared_errors: np.ndarray, groups: np.ndarray, seed: int = 0)
         groups: (rows,), equal where rows belong together.
     """
     sums, counts = _by_group(squared_errors, groups)
+    if len(counts) < 2:
+        return float("nan"), float("nan")  # one group says nothing of others
 
     def rmse(*columns, axis):
         *errors, rows = columns
@@ -64,6 +66,8 @@ def paired_test(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, seed: 
 
     A permutation test that swaps whole groups: two-sided, of the difference of the mean squared errors.
     """
+    if len(np.unique(groups)) < 2:
+        return float("nan")
     one, two = (_by_group(errors.mean(axis=1, keepdims=True), groups)[0][:, 0] for errors in (ours, theirs))
     found = permutation_test((one, two), lambda a, b, axis: a.sum(axis) - b.sum(axis), permutation_type="samples",
                              vectorized=True, n_resamples=4999, random_state=np.random.default_rng(seed))  # fmt: skip

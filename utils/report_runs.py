@@ -1,6 +1,7 @@
 """Tables and plots across the folds of a run: what averaging did, what a submission rests on."""
 
 import textwrap
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -147,7 +148,7 @@ def plot_errors(errors: pd.DataFrame, kinds: list[str], by: str = ""):
     lengths = errors["length"].groupby(fifths).transform("max")
     deciles = pd.qcut(errors["target"].rank(method="first"), 10, labels=range(1, 11))
     _grouped(panels[0, 0], errors, kinds, lengths.rename(None), "Length, in tokens up to")
-    _grouped(panels[0, 1], errors, kinds, deciles, "Decile of the target (1: hardest)")
+    _grouped(panels[0, 1], errors, kinds, deciles, "Decile of the target (1: lowest)")
     if by:
         common = errors[by].value_counts().index[:6]
         shown = errors[errors[by].isin(common)]
@@ -237,7 +238,7 @@ def plot_agreement(scores: np.ndarray, folds: list[int]):
     mean = scores.mean(axis=0)
     ends = [scores.min(), scores.max()]
     left.plot(ends, ends, color=GREY, linewidth=1)
-    for fold, values, colour in zip(folds, scores, [BLUE, ORANGE, GREEN, PURPLE, GREY], strict=False):
+    for fold, values, colour in zip(folds, scores, cycle([BLUE, ORANGE, GREEN, PURPLE, GREY]), strict=False):
         left.scatter(mean, values, s=16, alpha=0.7, color=colour, edgecolor="none", label=f"fold {fold}")
     left.set(title="Each fold against the mean", xlabel="mean of the folds", ylabel="one fold")
     left.legend(fontsize=8)

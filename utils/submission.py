@@ -135,5 +135,9 @@ def write_submission(
     if not np.isfinite(submission[names].to_numpy()).all():
         raise InputError("some predictions are no finite numbers; look at the folds' scores first.")
     target = folder / "submission.csv"
-    checkpoint.write_table(target, submission)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_table(target, submission)
+    except OSError as error:
+        raise InputError(f"{runtime.shown(target)} cannot be written ({error.strerror}); set output_dir.") from None
     return target
