@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
     """End of an error sentence: the valid name closest to ``name``, or all of them."""
-    valid = sorted(valid)
+    valid = sorted(" ".join(str(option).split()) for option in valid)  # columns of a broken file may hold newlines
     close = difflib.get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}."
 

@@ -52,7 +52,7 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
         columns.append(config.group_column)
     for column in columns:
         if column not in table.columns:
-            raise InputError(f"{where} has no column {column!r}; {nearest(column, map(str, table.columns))}")
+            raise InputError(f"{where} has no column {column!r}; {nearest(column, table.columns)}")
         if list(table.columns).count(column) > 1:
             raise InputError(f"{where} has the column {column!r} more than once; keep one.")
     if table.empty:

@@ -37,6 +37,12 @@ def use_style() -> None:
     )  # fmt: skip
 
 
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write a plot as a PNG beside the results; the notebook shows it all the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
 def source(function) -> Markdown:
     """A function's own source, to be read in the notebook."""
     return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(function))}```")

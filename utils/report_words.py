@@ -1,0 +1,197 @@
+"""Pictures of what a model makes of words: texts coloured word by word, attention, maps, edits."""
+
+import difflib
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextToPath
+
+from utils.config import Config
+from utils.report import BLUE, GREY, ORANGE
+
+#: Blue raises a score, orange lowers it; both are pale near zero, so that black letters stay legible.
+SIGNED = LinearSegmentedColormap.from_list("signed", ["#F0A06A", "#FFFFFF", "#6FB3DE"])
+UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#FFFFFF", "#9BD3B9"])
+_FONT, _LINE = FontProperties(size=8), 1.75
+
+
+def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: float = 9.5):
+    """Texts side by side, each word on a ground of its colour.
+
+    Args:
+        panels: title: (words, values, whether they are signed). The largest absolute value of a panel is its deepest
+            colour.
+        width: of the whole, in inches.
+    """
+    column = (width - 0.35 * len(panels)) / len(panels) * 72  # points
+    laid_out = {title: _lines(words, column) for title, (words, _, _) in panels.items()}
+    rows = max(line for places in laid_out.values() for line, _, _ in places) + 1
+    height = rows * _FONT.get_size() * _LINE
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, height / 72 + 0.4), squeeze=False)
+    tall = _FONT.get_size() * _LINE
+    for axis, (title, (words, values, signed)) in zip(axes[0], panels.items(), strict=True):
+        shares = np.asarray(values) / max(np.abs(values).max(initial=0.0), 1e-12)
+        for word, share, (line, start, length) in zip(words, shares, laid_out[title], strict=True):
+            colour = SIGNED((share + 1) / 2) if signed else UNSIGNED(abs(share))
+            low = height - (line + 1) * tall
+            box = plt.Rectangle(
+                (start - 1, low), length + 2, _FONT.get_size() * _LINE * 0.86, color=colour, linewidth=0
+            )
+            axis.add_patch(box)
+            axis.text(start, low + _FONT.get_size() * 0.45, word, fontproperties=_FONT, color="black")
+        axis.set(xlim=(-2, column + 2), ylim=(0, height), title=title)
+        axis.axis("off")
+    return figure
+
+
+def _lines(words: list[str], width: float) -> list[tuple[int, float, float]]:
+    """For each word its line, where it starts and how long it is, in points."""
+    places, line, start = [], 0, 0.0
+    for word in words:
+        length = TextToPath().get_text_width_height_descent(word.replace("$", r"\$"), _FONT, False)[0]
+        if start and start + length > width:
+            line, start = line + 1, 0.0
+        places.append((line, start, length))
+        start += length + _FONT.get_size() * 0.45
+    return places
+
+
+def plot_attention(tokens: list[str], attention: np.ndarray):
+    """Every head of every layer as a small square: a row for each token that looks, a column for each looked at.
+
+    Args:
+        attention: (layers, heads, tokens, tokens).
+    """
+    layers, heads = attention.shape[:2]
+    figure, axes = plt.subplots(layers, heads, figsize=(9.5, 9.5 * layers / heads + 0.5), squeeze=False)
+    for layer in range(layers):
+        for head in range(heads):
+            axis = axes[layer, head]
+            axis.imshow(attention[layer, head] ** 0.5, cmap="Blues", vmin=0, vmax=1)  # the root shows small ones
+            axis.set(xticks=[], yticks=[])
+            axis.grid(visible=False)
+            axis.spines[:].set_visible(True)
+            axis.spines[:].set_color("#CCCCCC")
+            if layer == 0:
+                axis.set_title(f"{head + 1}", fontsize=8, fontweight="normal", loc="center")
+            if head == 0:
+                axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
+    figure.suptitle(f"Attention of {layers} × {heads} heads over {len(tokens)} tokens", x=0.01, ha="left",
+                    fontsize=11, fontweight="bold")  # fmt: skip
+    return figure
+
+
+def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int, int]]):
+    """Some heads, (layer, head) from 0, large enough to read."""
+    side = max(3.0, 0.2 * len(tokens) + 1.0)
+    figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False)
+    for axis, (layer, head) in zip(axes[0], chosen, strict=True):
+        image = axis.imshow(attention[layer, head], cmap="Blues", vmin=0, vmax=1)
+        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(tokens)), tokens, fontsize=8)
+        axis.grid(visible=False)
+        axis.set(title=f"layer {layer + 1}, head {head + 1}", xlabel="is looked at", ylabel="looks")
+    figure.colorbar(image, ax=axes[0].tolist(), label="share of attention", shrink=0.8)
+    return figure
+
+
+def telling_heads(attention: np.ndarray, count: int = 3) -> list[tuple[int, int]]:
+    """The heads whose attention is neither on special tokens nor on everything: the most on single words in between."""
+    inner = attention[:, :, 1:-1, 1:-1]
+    worth = inner.max(axis=-1).mean(axis=-1)
+    order = np.argsort(-worth, axis=None)[:count]
+    return [tuple(int(i) for i in np.unravel_index(place, worth.shape)) for place in order]
+
+
+def plot_map(points: np.ndarray, target: np.ndarray, error: np.ndarray, method: str):
+    """The texts' embeddings in two dimensions, coloured by target and by error.
+
+    Args:
+        points: (texts, 2 or more); target, error: (texts,), the error as prediction minus target.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True, sharey=True)
+    reach = np.abs(error).max()
+    for axis, values, name, options in (
+        (axes[0], target, "target", {"cmap": "viridis"}),
+        (axes[1], error, "prediction minus target", {"cmap": "PuOr", "vmin": -reach, "vmax": reach}),
+    ):
+        found = axis.scatter(points[:, 0], points[:, 1], c=values, s=36, edgecolor="#555555", linewidth=0.4, **options)
+        figure.colorbar(found, ax=axis, label=f"{name} (target's units)")
+        axis.set(title=f"Coloured by {name}", xlabel=f"{method} 1", ylabel=f"{method} 2")
+    return figure
+
+
+def word_effects(texts: list[tuple[list[str], np.ndarray]], at_least: int = 5) -> pd.DataFrame:
+    """The mean effect of each word that occurs often enough, and its standard error.
+
+    Args:
+        texts: of each its words and their values.
+
+    Returns:
+        Columns word (lower case, without punctuation), count, mean, error; sorted by mean.
+    """
+    rows = [
+        (re.sub(r"^\W+|\W+$", "", word).lower(), value)
+        for words, values in texts
+        for word, value in zip(words, values, strict=True)
+    ]
+    found = pd.DataFrame(rows, columns=["word", "value"]).query("word != ''").groupby("word")["value"]
+    found = found.agg(count="size", mean="mean", error="sem").reset_index()
+    return found[found["count"] >= at_least].sort_values("mean", ignore_index=True)
+
+
+def plot_effects(effects: pd.DataFrame, each: int = 12):
+    """The words that lower and raise the score most, with standard errors."""
+    chosen = pd.concat([effects.head(each), effects.tail(each)]).drop_duplicates("word")
+    figure, axis = plt.subplots(figsize=(7.5, 0.22 * len(chosen) + 0.9))
+    names = [f"{row.word} ({row.count})" for row in chosen.itertuples()]
+    colours = np.where(chosen["mean"] < 0, ORANGE, BLUE)
+    axis.barh(names, chosen["mean"], xerr=chosen["error"], color=colours, error_kw={"ecolor": GREY, "elinewidth": 1})
+    axis.axvline(0, color=GREY, linewidth=0.8)
+    axis.tick_params(axis="y", labelsize=8)
+    axis.grid(axis="y", visible=False)
+    axis.set(title="Words by their mean effect (times seen)", xlabel="mean attribution to the score (target's units)")
+    return figure
+
+
+def contrast(rows: list[dict], config: Config) -> tuple[dict, dict]:
+    """The rows (as LIT has them) with the highest and the lowest first target, of one group where groups are kept."""
+    of_target, of_group = config.target_columns[0], config.group_column if config.fold_by == "group" else ""
+    table = pd.DataFrame([row["data"] for row in rows])
+    if of_group in table and table[of_group].duplicated().any():
+        spread = table.groupby(of_group)[of_target].agg(np.ptp)
+        table = table[table[of_group] == spread.idxmax()]
+    return rows[table[of_target].idxmax()], rows[table[of_target].idxmin()]
+
+
+def edits_table(edits: list[dict], before: str) -> pd.DataFrame:
+    """A row an edit: who made it, what it took out and put in, the score before and after.
+
+    Args:
+        edits: dicts with "by", "text", "score before", "score after".
+        before: the text before.
+    """
+    rows = []
+    for edit in edits:
+        out, new = _difference(before, edit["text"])
+        change = edit["score after"] - edit["score before"]
+        rows.append({"by": edit["by"], "out": out, "in": new, "score before": edit["score before"],
+                     "score after": edit["score after"], "change": change})  # fmt: skip
+    formats = dict.fromkeys(["score before", "score after"], "{:.2f}") | {"change": "{:+.2f}"}
+    left = {"text-align": "left"}
+    return pd.DataFrame(rows).style.format(formats).hide(axis="index").set_properties(["out", "in"], **left)
+
+
+def _difference(before: str, after: str) -> tuple[str, str]:
+    """The words that an edit took out and put in."""
+    old, new = before.split(), after.split()
+    out, put = [], []
+    for action, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if action != "equal":
+            out.append(" ".join(old[i:j]))
+            put.append(" ".join(new[k:m]))
+    return " … ".join(filter(None, out)), " … ".join(filter(None, put))
