@@ -1,5 +1,6 @@
 """How a trained model reads a text: tokens that a person can read, scores, gradients, embeddings, attention."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Explainer:
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
+        self._one_at_a_time = threading.Lock()  # LIT's server has threads, and read changes the model for a moment
 
     @torch.no_grad()
     def scores(self, texts: list[str]) -> np.ndarray:
@@ -55,7 +57,8 @@ class Explainer:
         found = np.empty((len(texts), len(self.config.target_columns)))
         for rows in evaluation_batches(lengths, self.config.eval_batch_size):
             inputs, _, _ = self.inputs([texts[row] for row in rows])
-            found[rows] = self.model(**inputs).logits.cpu().double().numpy()
+            with self._one_at_a_time:
+                found[rows] = self.model(**inputs).logits.cpu().double().numpy()
         return found
 
     def read(self, texts: list[str], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
@@ -68,15 +71,23 @@ class Explainer:
         """
         given = embeddings or [None] * len(texts)
         inputs, kept, spans = self.inputs(texts)
-        ids, mask = inputs.pop("input_ids"), inputs["attention_mask"]
-        looked_up = self.model.encoder.get_input_embeddings()(ids).detach()
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        table = self.model.encoder.get_input_embeddings()
+        with self._one_at_a_time:
+            looked_up = table(ids).detach()
         for row, values in enumerate(given):
             if values is not None:
                 looked_up[row, kept[row]] = torch.as_tensor(values, dtype=looked_up.dtype, device=looked_up.device)
         with torch.enable_grad():
             looked_up.requires_grad_()
             whole = all(values is None for values in given)
-            output = self.model(**inputs, inputs_embeds=looked_up, **({"output_attentions": True} if whole else {}))
+            # Put in place rather than passed as inputs_embeds, with which some encoders count positions otherwise.
+            with self._one_at_a_time:
+                hook = table.register_forward_hook(lambda *_: looked_up)
+                try:
+                    output = self.model(**inputs, **({"output_attentions": True} if whole else {}))
+                finally:
+                    hook.remove()
             states = {layer: output.hidden_states[layer] for layer in self.layers}
             pooled = self.model.pool(output.hidden_states, mask)
             rate = self.model.target_std[self.target]
@@ -95,7 +106,7 @@ class Explainer:
         pooled, pooled_gradients, first = map(_array, (pooled, pooled_gradients, output.hidden_states[-1][:, 0]))
         return [
             Reading(
-                tokens=[self.vocabulary[number] for number in ids[row, kept[row]].tolist()], spans=spans[row],
+                tokens=self._named(ids[row, kept[row]].tolist()), spans=spans[row],
                 scores=logits[row].astype(float), embeddings=looked_up[row, kept[row]],
                 gradients=gradients[row, kept[row]], attention=None if attention is None else attention[row][kept[row]],
                 pooled=pooled[row], pooled_gradient=pooled_gradients[row], first=first[row],
@@ -105,11 +116,16 @@ class Explainer:
             for row in range(len(texts))
         ]  # fmt: skip
 
+    def _named(self, ids: list[int]) -> list[str]:
+        names = [self.vocabulary[number] for number in ids]
+        return [name.removeprefix("##") for name in names[:1]] + names[1:]  # RoBERTa marks no space before the first
+
     @torch.no_grad()
     def attentions(self, text: str) -> tuple[list[str], np.ndarray]:
         """The tokens of a text, special ones included, and attention (layers, heads, from, to)."""
         inputs, _, _ = self.inputs([text])
-        output = self.model(**inputs, output_attentions=True)
+        with self._one_at_a_time:
+            output = self.model(**inputs, output_attentions=True)
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
         return tokens, np.stack([_array(layer[0]) for layer in output.attentions])
 
@@ -147,18 +163,18 @@ class Explainer:
             start[torch.arange(len(mask)), mask.argmax(dim=1)] = 1.0
         elif pooling == "attention":
             worth = self.model.attention(output.hidden_states[-1]).squeeze(-1)
-            start = worth.masked_fill(~mask.bool(), -1e4).softmax(dim=1)
+            start = worth.float().masked_fill(~mask.bool(), -1e4).softmax(dim=1)
         else:
             start = mask / mask.sum(dim=1, keepdim=True)
         depth = len(output.attentions)
         shares = torch.zeros(depth + 1, device=mask.device)
         shares[-1] = 1.0
         if pooling.endswith("_layers"):
-            shares = self.model.layer_weights.softmax(dim=0)
+            shares = self.model.layer_weights.float().softmax(dim=0)
         flow = torch.zeros_like(start)
         for layer in range(depth, 0, -1):
             flow = flow + shares[layer] * start
-            flow = 0.5 * flow + 0.5 * torch.einsum("bt,bts->bs", flow, output.attentions[layer - 1].mean(dim=1))
+            flow = 0.5 * flow + 0.5 * torch.einsum("bt,bts->bs", flow, output.attentions[layer - 1].mean(dim=1).float())
         flow = (flow + shares[0] * start) * mask
         return _array(flow / flow.sum(dim=1, keepdim=True))
 

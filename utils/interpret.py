@@ -10,7 +10,6 @@ import pandas as pd
 from lit_nlp.api import components, dataset, dtypes, layout, model, types
 from lit_nlp.components import ablation_flip, core, gradient_maps, hotflip, lime_explainer, salience_clustering, tcav
 from lit_nlp.lib import utils as lit_utils
-from pandas.api.types import is_numeric_dtype
 
 from utils.config import Config
 from utils.data import clean_text
@@ -33,17 +32,18 @@ class Excerpts(dataset.Dataset):
     def __init__(self, table: pd.DataFrame, config: Config, middle: float, description: str = ""):
         texts = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
         targets = {name: types.Scalar() for name in config.target_columns}
-        numbers = {name: types.Scalar() for name in ("standard_error",) if name in table and table[name].notna().all()}
-        others = table.columns.difference([*texts, *targets, *numbers], sort=False)
+        error = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
+        numbers = {"standard_error": types.Scalar()} if len(error) and error.notna().all() else {}
+        used = {*texts, *targets, *numbers, "standard_error", "band"}
         categories = {
             name: types.CategoryLabel()
-            for name in others
-            if name == "fold" or (not is_numeric_dtype(table[name]) and 1 < table[name].nunique() <= MOST_CATEGORIES)
+            for name in table.columns
+            if name == "fold" or (name not in used and 1 < table[name].nunique(dropna=False) <= MOST_CATEGORIES)
         }
         self._spec = texts | targets | numbers | categories | {"band": types.CategoryLabel(vocab=BANDS)}
         self._description = description
-        bands = np.where(table[config.target_columns[0]] > middle, *reversed(BANDS))
-        shown = table[[*texts, *targets, *numbers, *categories]].assign(band=bands)
+        band = np.where(table[config.target_columns[0]] > middle, *reversed(BANDS))
+        shown = table[[*texts, *targets, *numbers, *categories]].fillna("").assign(band=band)
         as_text = dict.fromkeys((*texts, *categories), str)
         as_number = dict.fromkeys((*targets, *numbers), float)
         self._examples = shown.astype(as_text | as_number).to_dict("records")
@@ -118,7 +118,8 @@ class Regressor(model.BatchedModel):
             output |= {f"layer {layer}": reading.layers[layer],
                        f"layer {layer} gradient": sign * reading.layer_gradients[layer]}  # fmt: skip
         if reading.attention is not None:
-            output["attention"] = to_largest(dtypes.TokenSalience(reading.tokens, reading.attention))
+            above_the_least = reading.attention - reading.attention.min()  # with mean pooling every token gets some
+            output["attention"] = to_largest(dtypes.TokenSalience(reading.tokens, above_the_least))
         return output
 
     def get_embedding_table(self) -> tuple[list[str], np.ndarray]:
@@ -257,12 +258,17 @@ class TCAV(tcav.TCAV):
         return found
 
 
-def interpreters(models: dict[str, Regressor]) -> dict[str, components.Interpreter]:
-    """LIT's interpreters that have something to say about the score of a text, mended."""
+def interpreters(models: dict[str, Regressor], fewest: int) -> dict[str, components.Interpreter]:
+    """LIT's interpreters that have something to say about the score of a text, mended.
+
+    Args:
+        fewest: texts in the smallest data set. UMAP compares each with 15 others, so it is left out with fewer.
+    """
     salience = {"Grad L2 Norm": GradientNorm(), "Grad ⋅ Input": GradientDotInput(),
                 "Integrated Gradients": IntegratedGradients(), "LIME": LIME(seed=0)}  # fmt: skip
     usual = core.default_interpreters(models)
-    others = ("regression", "classification", "nearest neighbors", "pca", "umap", "Model-provided salience")
+    others = ["regression", "classification", "nearest neighbors", "pca", "Model-provided salience"]
+    others += ["umap"] if fewest > 15 else []
     clustering = {"Salience Clustering": salience_clustering.SalienceClustering(dict(salience))}
     return {name: usual[name] for name in others if name in usual} | salience | clustering | {"tcav": TCAV()}
 

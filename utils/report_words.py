@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +16,7 @@ from utils.report import BLUE, GREY, ORANGE
 
 #: Blue raises a score, orange lowers it; both are pale near zero, so that black letters stay legible.
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#F0A06A", "#FFFFFF", "#6FB3DE"])
-UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#FFFFFF", "#9BD3B9"])
+UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#FFFFFF", "#5DBB94"])
 _FONT, _LINE = FontProperties(size=8), 1.75
 
 
@@ -99,10 +100,10 @@ def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int,
     return figure
 
 
-def telling_heads(attention: np.ndarray, count: int = 3) -> list[tuple[int, int]]:
-    """The heads whose attention is neither on special tokens nor on everything: the most on single words in between."""
-    inner = attention[:, :, 1:-1, 1:-1]
-    worth = inner.max(axis=-1).mean(axis=-1)
+def telling_heads(tokens: list[str], attention: np.ndarray, count: int = 3) -> list[tuple[int, int]]:
+    """The heads that look at single words the most, rather than at special tokens, points or everything."""
+    words = [i for i, token in enumerate(tokens) if token.isalpha()]
+    worth = attention[:, :, words][:, :, :, words].max(axis=-1).mean(axis=-1)
     order = np.argsort(-worth, axis=None)[:count]
     return [tuple(int(i) for i in np.unravel_index(place, worth.shape)) for place in order]
 
@@ -177,7 +178,7 @@ def edits_table(edits: list[dict], before: str) -> pd.DataFrame:
     """
     rows = []
     for edit in edits:
-        out, new = _difference(before, edit["text"])
+        out, new = (textwrap.shorten(words, 70, placeholder=" …") for words in _difference(before, edit["text"]))
         change = edit["score after"] - edit["score before"]
         rows.append({"by": edit["by"], "out": out, "in": new, "score before": edit["score before"],
                      "score after": edit["score after"], "change": change})  # fmt: skip

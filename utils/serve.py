@@ -276,8 +276,9 @@ def build(run: Run, kinds: tuple[str, ...], texts: int, target: int):
         "page_title": f"LIT: {config.run_name}", "default_layout": "default", "layouts": {"default": LAYOUT},
         "model_loaders": {}, "dataset_loaders": {},
     }  # fmt: skip
+    able = interpreters(models, min(map(len, held_out.values())))
     return dev_server.Server(
-        models, held_out, interpreters=interpreters(models), generators=generators(middle),
+        models, held_out, interpreters=able, generators=generators(middle),
         metrics={"regression": RegressionMetrics()}, **options,
     ).serve()  # fmt: skip
 
@@ -289,7 +290,7 @@ def warm_up(lit: Lit) -> None:
     for model, texts in tqdm(pairs, desc="LIT reads", unit="fold", disable=not runtime.progress_wanted(), leave=False):
         rows = lit.ask("get_dataset", dataset_name=texts)
         lit.ask("get_preds", {"inputs": rows}, model=model, dataset_name=texts, requested_types="RegressionScore")
-        if (model, texts) == pairs[0]:  # UMAP is compiled now
+        if (model, texts) == pairs[0] and "umap" in models[model]["interpreters"]:  # it is compiled at its first use
             lit.project("umap", model, texts)
 
 
