@@ -1,12 +1,14 @@
 # run: the main job on the demo preset. test: the tests, as CI runs them. test-all: everything, in full.
-# kaggle: folders to push to Kaggle. address: write the repository's address wherever it belongs.
+# lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to Kaggle. address: write the repository's address wherever it belongs.
 .DELETE_ON_ERROR:
-.PHONY: run test test-all check notebooks kaggle address clean
+.PHONY: run lit test test-all check notebooks kaggle address clean
 
 PYTHON_IN = .venv/bin/python
 FOLD ?= 0
 PRESET ?= demo
 RUN ?= $(PRESET)
+PORT ?= 5432
+HOST ?= 127.0.0.1
 # Each with one thread: with more, two at a time slow each other down.
 TEST_PROCESSES ?= 2
 
@@ -18,6 +20,9 @@ run: .venv/.ready
 	.venv/bin/papermill notebooks/02_fold_training.ipynb output/$(RUN)/02_fold$(FOLD).ipynb \
 	  -p preset $(PRESET) -p fold $(FOLD) -r run $(RUN) --no-progress-bar --stdout-file /dev/stdout | cat
 	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
+
+lit: .venv/.ready
+	@$(PYTHON_IN) -m utils.serve -p preset $(PRESET) $(if $(filter-out $(PRESET),$(RUN)),-p run $(RUN)) --port $(PORT) --host $(HOST)
 
 test: .venv/.ready-dev check
 	OMP_NUM_THREADS=1 $(PYTHON_IN) -m pytest -n $(TEST_PROCESSES) --dist worksteal
@@ -41,7 +46,7 @@ notebooks: .venv/.ready
 kaggle:
 	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
 	@rm -rf output/kaggle && mkdir -p output && cp -r kaggle output/kaggle
-	@tar -c --exclude=__pycache__ utils data/README.md data/sample setup.sh constraints.txt requirements.txt \
+	@tar -c --exclude=__pycache__ utils docs data/README.md data/sample setup.sh constraints.txt requirements.txt \
 	  requirements-lit.txt | tar -x -C output/kaggle/code
 	@cd output/kaggle && for folder in [0-9]*; do \
 	  if [ -e ../../notebooks/$$folder.ipynb ]; then cp ../../notebooks/$$folder.ipynb $$folder; else rm -r $$folder; fi; done

@@ -28,6 +28,15 @@ FAMILIES = {
     "deberta-v2": DebertaV2Config(
         **SHAPE, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", pos_att_type=["p2c", "c2p"]
     ),
+    "deberta-v3": DebertaV2Config(
+        **SHAPE,
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        type_vocab_size=0,
+    ),
     "distilbert": DistilBertConfig(dim=32, n_layers=3, n_heads=2, hidden_dim=48, vocab_size=99),
     "modernbert": ModernBertConfig(**SHAPE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1),
 }

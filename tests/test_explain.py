@@ -54,8 +54,10 @@ def test_word_pieces_stay_as_they_are(tiny):
     assert readable_vocabulary(tokenizer) == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]
 
 
-@pytest.fixture(params=[(family, pooling) for family, pooling in zip(FAMILIES, ["mean_layers", "cls_layers", "cls",
-                        "attention", "mean_layers", "cls_layers"], strict=True)], ids="-".join)  # fmt: skip
+POOLINGS = ["mean_layers", "cls_layers", "cls", "attention", "mean_layers", "mean_layers", "cls_layers"]
+
+
+@pytest.fixture(params=list(zip(FAMILIES, POOLINGS, strict=True)), ids="-".join)
 def explainer(request, tiny, tmp_path):
     """An untrained model of each family, each with another pooling, as a fold's folder, and its Explainer."""
     family, pooling = request.param
@@ -100,6 +102,15 @@ def test_gradients_are_the_slopes_of_the_score(explainer):
         pooled, move = torch.tensor(one.pooled).double(), torch.full((len(one.pooled),), 0.1).double()
         there, back = ((head.head(head.norm(pooled + s * move)) * head.target_std).item() for s in (step, -step))
     assert (there - back) / (2 * step) == pytest.approx(float(one.pooled_gradient @ move.numpy()), rel=0.05, abs=1e-3)
+
+
+def test_the_path_from_the_masked_text_adds_up(explainer):
+    """Integrated gradients, by the midpoints of 200 steps; also where the encoder normalises what it looks up."""
+    one = explainer.read(TEXTS[:1])[0]
+    masked, steps = explainer.read(TEXTS[:1], [0 * one.embeddings])[0], 200
+    path = [explainer.read(TEXTS[:1], [(i + 0.5) / steps * one.embeddings])[0].gradients for i in range(steps)]
+    total = float((np.mean(path, axis=0) * one.embeddings).sum())
+    assert total == pytest.approx(one.scores[0] - masked.scores[0], rel=0.02, abs=2e-3)
 
 
 def test_a_layers_gradient_moves_all_its_tokens_alike(tiny, tiny_table):

@@ -18,7 +18,7 @@ from nbclient.exceptions import CellExecutionError
 from utils import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SETUP, TRAINING, EVALUATION, RATES, SUBMISSION = NOTEBOOKS
+SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION = NOTEBOOKS
 
 
 def run_papermill(notebook, output, *arguments, cwd):
@@ -140,7 +140,7 @@ def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp
     assert 'InputError: precision="apex-O1" needs a CUDA GPU, and there is none; use "auto".' in done.stderr
 
 
-# --- 03, 05 and 06 -----------------------------------------------------------------------------------------------
+# --- 03 to 06 -----------------------------------------------------------------------------------------------
 
 
 def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, parameters):
@@ -189,6 +189,32 @@ def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
     assert outputs.count("image/png") == 2
     assert "to move the sliders" in outputs
+
+
+def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, parameters):
+    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", "-p", "preset", "tiny", *parameters, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Fold 0 of tiny is missing; it is trained now." in streams(tmp_path / "04.ipynb")
+    found = re.search(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
+    assert float(found[1]) <= 1e-4, "LIT's scores are those of predictions.csv"
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "04.ipynb", 4).cells])
+    assert outputs.count("image/png") == 9
+    assert "iframe" not in outputs
+    pictures = {path.stem for path in (tmp_path / "output" / "tiny" / "pictures").iterdir()}
+    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), [
+    ("weights", "first", "weights='first' are not there; choose one of: best, last, swa."),
+    ("preset", "clear", "clear holds no finished fold; train one first with notebook 02 (preset=clear)"),
+])  # fmt: skip
+@pytest.mark.full
+def test_lit_says_in_a_sentence_what_is_not_there(tmp_path, parameters, name, value, sentence):
+    given = {"preset": "tiny"} | {name: value}
+    flat = [word for pair in given.items() for word in ("-p", *pair)]
+    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *flat, *parameters, cwd=tmp_path)
+    assert done.returncode != 0
+    assert f"InputError: {sentence}" in done.stderr or sentence in done.stderr
 
 
 # --- what is committed -------------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lowprecision"],
           ["predict", "losses", "metrics", "optim"],
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
-          ["fold"], ["folds"], ["landscape", "submission", "report"], ["report_runs", "report_rates"]]  # fmt: skip
+          ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
+          ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"]]  # fmt: skip
 
 
 def test_imports_run_one_way():
@@ -50,7 +51,7 @@ def test_the_package_stays_thin():
     """A ceiling for each module and for all, docstrings included."""
     lines = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "utils").glob("*.py")}
     assert max(lines.values()) < 300, lines
-    assert sum(lines.values()) < 5000
+    assert sum(lines.values()) < 6000
 
 
 def test_the_readme_names_every_preset_and_no_other():

@@ -10,7 +10,7 @@ from utils.data import Texts
 from utils.fold import fit_fold
 from utils.folds import Run, open_run
 from utils.predict import predict_texts
-from utils.submission import combine, compare_ensembles, kinds_of, load_test, predict_test, write_submission
+from utils.submission import choose, combine, compare_ensembles, kinds_of, load_test, predict_test, write_submission
 
 
 @pytest.fixture
@@ -71,8 +71,11 @@ def test_ensembles_of_test_scores():
     np.testing.assert_allclose(combine(run, scores, "swa"), [[2.0], [3.0]])
     np.testing.assert_allclose(combine(run, scores, "mean"), [[1.0], [1.5]])
     assert combine(run, scores, "ridge").shape == (2, 1)
+    ensembles = compare_ensembles(run, ["last", "swa"])
+    assert choose(ensembles, None) == ensembles["ensemble"].iloc[0]
+    assert choose(ensembles, "mean") == "mean"
     with pytest.raises(InputError, match="ensemble='rigde' is not known; did you mean 'ridge'"):
-        combine(run, scores, "rigde")
+        choose(ensembles, "rigde")
 
 
 def test_kinds(run):

@@ -66,13 +66,19 @@ def load_model(folder: Path, kind: str = "swa", **options) -> tuple[TextRegresso
         kind: "last", "best" or "swa" (averaged).
         options: for ``from_pretrained``, such as ``attn_implementation="eager"``.
     """
-    if kind not in KINDS:
-        raise InputError(f"weights {kind!r} are not known; choose one of: {', '.join(KINDS)}.")
-    source = Path(folder) / kind
-    if not (source / "model.safetensors").is_file():
-        raise InputError(f"{runtime.shown(source)} holds no model; train that fold first with notebook 02.")
+    source = weights_file(folder, kind).parent
     model = TextRegressor.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **options)
     return model.eval(), AutoTokenizer.from_pretrained(source)
+
+
+def weights_file(folder: Path, kind: str) -> Path:
+    """Where a fold's weights of a kind lie, or InputError."""
+    if kind not in KINDS:
+        raise InputError(f"weights {kind!r} are not known; choose one of: {', '.join(KINDS)}.")
+    path = Path(folder) / kind / "model.safetensors"
+    if not path.is_file():
+        raise InputError(f"{runtime.shown(path.parent)} holds no model; train that fold first with notebook 02.")
+    return path
 
 
 def read_result(folder: Path) -> dict:

@@ -20,7 +20,7 @@ class Reading:
     tokens: list[str]  # as a person reads them; a piece that continues a word begins with ##
     spans: list[tuple[int, int]]  # the place of each token in the cleaned text
     scores: np.ndarray  # (targets,), in the targets' units
-    embeddings: np.ndarray  # (tokens, width): what the encoder looked up for each token, before positions are added
+    embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, less what for the mask
     gradients: np.ndarray  # (tokens, width): of the explained target's score, with respect to these
     attention: np.ndarray | None  # (tokens,): attention rollout, as shares of the whole
     pooled: np.ndarray  # (width,): what the head reads
@@ -43,16 +43,22 @@ class Explainer:
 
     def __init__(self, folder: Path, kind: str, config: Config, target: int = 0, layers: tuple[int, ...] = ()):
         model, self.tokenizer = checkpoint.load_model(folder, kind, attn_implementation="eager")
-        self.model = model.to(runtime.device())
+        self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
         self.config, self.target = config, target
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
+        # Zero would be no baseline for encoders that normalise what they look up: its length means nothing to them.
+        self.mask = self.tokenizer.mask_token or self.tokenizer.unk_token
+        masked = torch.tensor([self.tokenizer.convert_tokens_to_ids(self.mask)], device=self.model.device)
+        self._baseline = self.model.encoder.get_input_embeddings()(masked)[0]
         self._one_at_a_time = threading.Lock()  # LIT's server has threads, and read changes the model for a moment
 
     @torch.no_grad()
     def scores(self, texts: list[str]) -> np.ndarray:
         """Scores alone, (texts, targets), in batches of similar length."""
+        if not texts:
+            return np.empty((0, len(self.config.target_columns)))
         lengths = [len(ids) for ids in self.tokenized(texts)["input_ids"]]
         found = np.empty((len(texts), len(self.config.target_columns)))
         for rows in evaluation_batches(lengths, self.config.eval_batch_size):
@@ -65,9 +71,8 @@ class Explainer:
         """Everything about some texts, in one batch.
 
         Args:
-            embeddings: for each text, None or its tokens' embeddings, (tokens, width), to take instead of those that
-                the encoder looks up; what leads there from a baseline is a path of integrated gradients. Attention is
-                not computed then.
+            embeddings: for each text, None or its tokens' embeddings, (tokens, width), to take instead of its own; all
+                zero is the text with every token masked. Attention is not computed then.
         """
         given = embeddings or [None] * len(texts)
         inputs, kept, spans = self.inputs(texts)
@@ -77,7 +82,8 @@ class Explainer:
             looked_up = table(ids).detach()
         for row, values in enumerate(given):
             if values is not None:
-                looked_up[row, kept[row]] = torch.as_tensor(values, dtype=looked_up.dtype, device=looked_up.device)
+                given_here = torch.as_tensor(values, dtype=looked_up.dtype, device=looked_up.device)
+                looked_up[row, kept[row]] = given_here + self._baseline
         with torch.enable_grad():
             looked_up.requires_grad_()
             whole = all(values is None for values in given)
@@ -102,7 +108,8 @@ class Explainer:
             for layer, slope in zip(states, by_layer, strict=True)
         }
         attention = self._rollout(output, mask) if whole else None
-        logits, looked_up, gradients = _array(output.logits), _array(looked_up), _array(gradients)
+        logits, gradients = _array(output.logits), _array(gradients)
+        looked_up = _array(looked_up - self._baseline)
         pooled, pooled_gradients, first = map(_array, (pooled, pooled_gradients, output.hidden_states[-1][:, 0]))
         return [
             Reading(
@@ -117,8 +124,10 @@ class Explainer:
         ]  # fmt: skip
 
     def _named(self, ids: list[int]) -> list[str]:
+        """Tokens as a person reads them; what opens a text or follows a quotation mark continues no word."""
         names = [self.vocabulary[number] for number in ids]
-        return [name.removeprefix("##") for name in names[:1]] + names[1:]  # RoBERTa marks no space before the first
+        before = ["", *names]
+        return [name if last[-1:].isalnum() else name.removeprefix("##") for last, name in zip(before, names)]  # noqa: B905
 
     @torch.no_grad()
     def attentions(self, text: str) -> tuple[list[str], np.ndarray]:
@@ -134,7 +143,10 @@ class Explainer:
         encoded = self.tokenized(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
         kept = [np.flatnonzero(np.array(row) == 0) for row in special]
-        spans = [[tuple(row[place]) for place in places] for row, places in zip(offsets, kept, strict=True)]
+        spans = [
+            [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[place] for place in places)]
+            for text, row, places in zip(map(clean_text, texts), offsets, kept, strict=True)
+        ]  # the space before a word, which some tokenizers count to it, left out
         side = self.tokenizer.padding_side
         padded = self.tokenizer.pad(encoded, return_tensors="pt")
         if side == "left":
@@ -183,11 +195,12 @@ def readable_vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Every token of the vocabulary, by its id, as a person reads it.
 
     Byte-level BPE (RoBERTa: "Ġread", "ing") and SentencePiece ("▁read", "ing") come out as WordPiece writes them:
-    "read", "##ing". Bytes that are no whole character stay as the tokenizer writes them.
+    "read", "##ing". Bytes that are no whole character come in angle brackets.
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    mark = next((mark for mark in ("Ġ", "▁") if any((token or "").startswith(mark) for token in tokens)), None)
-    if mark is None:
+    often = {mark: sum((token or "").startswith(mark) for token in tokens) for mark in ("Ġ", "▁")}
+    mark = max(often, key=often.get)
+    if often[mark] < len(tokens) / 50:
         return [token or "" for token in tokens]
     special = set(tokenizer.all_special_tokens)
     found = []
@@ -195,8 +208,10 @@ def readable_vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
         text = "" if token is None else token.replace("▁", " ")
         if mark == "Ġ" and token and token not in special:
             text = tokenizer.convert_tokens_to_string([token])
-        if token is None or token in special or "\ufffd" in text or not text.strip():
+        if token is None or token in special:
             found.append(token or "")
+        elif "\ufffd" in text or not text.strip():
+            found.append(f"<{token}>")
         elif text.startswith(" ") or not text[0].isalnum():
             found.append(text.strip())
         else:

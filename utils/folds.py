@@ -64,7 +64,7 @@ def open_run(config: Config, at_least: int = 2) -> Run:
             like = config
             if folders:  # the same settings, or the two could not be compared
                 settings = checkpoint.read_about(folders[min(folders)])["config"]
-                place = {"run": config.run, "output_dir": config.output_dir, "data": config.data}
+                place = {name: getattr(config, name) for name in ("run", "output_dir", "data", "devices")}
                 like = Config.make(**{**settings, **place})
             train_in_a_process(dataclasses.replace(like, fold=fold))
             folders = _finished(config)

@@ -1,40 +1,42 @@
-"""Trained folds in the Language Interpretability Tool (LIT, lit-nlp 1.3.1): the dataset, the model, its components.
+"""Trained folds in the Language Interpretability Tool (LIT, lit-nlp 1.3.1): its dataset and its model."""
 
-What LIT's own components need to work for the score of a text of 200 words is mended here, each where it says why.
-"""
-
+import functools
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-from lit_nlp.api import components, dataset, dtypes, layout, model, types
-from lit_nlp.components import ablation_flip, core, gradient_maps, hotflip, lime_explainer, salience_clustering, tcav
-from lit_nlp.lib import utils as lit_utils
+from lit_nlp.api import dataset, dtypes, model, types
 
 from utils.config import Config
-from utils.data import clean_text
 from utils.explain import Explainer, Reading
 
 #: Two classes of the score, around the middle target: TCAV asks for a class.
 BANDS = ("lower", "higher")
 #: A column with so many different values or fewer, and more than one, is a category in LIT.
 MOST_CATEGORIES = 60
+#: Names that LIT or the model below give to fields of a text; a table's own columns may not have them.
+RESERVED = ("tokens", "token_embeddings", "band", "_id", "_meta")
 
 
 def score_field(config: Config, target: int) -> str:
     """The name of a target's score among the model's outputs."""
-    return "score" if len(config.target_columns) == 1 else f"{config.target_columns[target]} score"
+    return f"predicted {config.target_columns[target]}"
 
 
 class Excerpts(dataset.Dataset):
-    """Rows of a table for LIT: id, text, targets, standard error, fold, and categories such as topic or licence."""
+    """Rows of a table for LIT: id, text, targets, standard error, fold, and categories such as topic or licence.
 
-    def __init__(self, table: pd.DataFrame, config: Config, middle: float, description: str = ""):
+    Args:
+        middle: what parts the bands of the target with the number ``target``.
+    """
+
+    def __init__(self, table: pd.DataFrame, config: Config, middle: float, target: int = 0, description: str = ""):
+        table = table.loc[:, ~table.columns.duplicated()]
         texts = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
-        targets = {name: types.Scalar() for name in config.target_columns}
+        targets = {name: _number() for name in config.target_columns}
         error = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
-        numbers = {"standard_error": types.Scalar()} if len(error) and error.notna().all() else {}
-        used = {*texts, *targets, *numbers, "standard_error", "band"}
+        numbers = {"standard_error": _number()} if len(error) and error.notna().all() else {}
+        used = {*texts, *targets, *numbers, "standard_error", *RESERVED}
         categories = {
             name: types.CategoryLabel()
             for name in table.columns
@@ -42,7 +44,7 @@ class Excerpts(dataset.Dataset):
         }
         self._spec = texts | targets | numbers | categories | {"band": types.CategoryLabel(vocab=BANDS)}
         self._description = description
-        band = np.where(table[config.target_columns[0]] > middle, *reversed(BANDS))
+        band = np.where(table[config.target_columns[target]] > middle, *reversed(BANDS))
         shown = table[[*texts, *targets, *numbers, *categories]].fillna("").assign(band=band)
         as_text = dict.fromkeys((*texts, *categories), str)
         as_number = dict.fromkeys((*targets, *numbers), float)
@@ -50,6 +52,11 @@ class Excerpts(dataset.Dataset):
 
     def spec(self) -> types.Spec:
         return self._spec
+
+
+def _number() -> types.Scalar:
+    """A number's field; the page takes no edited text whose numbers lie outside its range, else 0 to 1."""
+    return types.Scalar(required=False, min_val=-1e6, max_val=1e6, step=0.01)
 
 
 class Regressor(model.BatchedModel):
@@ -63,14 +70,15 @@ class Regressor(model.BatchedModel):
         return self._description
 
     def max_minibatch_size(self) -> int:
-        return 32 if self.explainer.model.device.type == "cuda" else 8
+        """What a gradient and attention need grows with the tokens: nearly 1 GB for 512 tokens of deberta-v3-base."""
+        return max(1, (4096 if self.explainer.model.device.type == "cuda" else 2048) // self.config.max_length)
 
     def input_spec(self) -> types.Spec:
         """The text is all that the model reads. The rest is optional, and here because LIT's components ask for it."""
         text = self.config.text_column
         return {
             text: types.TextSegment(),
-            self.config.target_columns[self.explainer.target]: types.Scalar(required=False),
+            self.config.target_columns[self.explainer.target]: _number(),
             "tokens": types.Tokens(parent=text, required=False),
             "token_embeddings": types.TokenEmbeddings(align="tokens", required=False),
             "band": types.CategoryLabel(vocab=BANDS, required=False),
@@ -118,13 +126,19 @@ class Regressor(model.BatchedModel):
             output |= {f"layer {layer}": reading.layers[layer],
                        f"layer {layer} gradient": sign * reading.layer_gradients[layer]}  # fmt: skip
         if reading.attention is not None:
-            above_the_least = reading.attention - reading.attention.min()  # with mean pooling every token gets some
+            above_the_least = reading.attention - reading.attention.min(
+                initial=1.0
+            )  # with mean pooling every token gets some
             output["attention"] = to_largest(dtypes.TokenSalience(reading.tokens, above_the_least))
         return output
 
-    def get_embedding_table(self) -> tuple[list[str], np.ndarray]:
+    @functools.cached_property
+    def _embedding_table(self) -> tuple[list[str], np.ndarray]:
         weights = self.explainer.model.encoder.get_input_embeddings().weight[: len(self.explainer.vocabulary)]
         return self.explainer.vocabulary, weights.detach().float().cpu().numpy()
+
+    def get_embedding_table(self) -> tuple[list[str], np.ndarray]:
+        return self._embedding_table
 
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """Of some inputs the scores and the band's shares alone: fast."""
@@ -145,152 +159,5 @@ def regressor_of(wrapped: model.Model) -> Regressor:
     return wrapped
 
 
-# --- LIT's components, mended ------------------------------------------------------------------------------------
-
-
-class ScoresOfEdits(model.ModelWrapper):
-    """A Regressor that tells of edited texts, which have no id yet, the scores alone.
-
-    LIME and the generators ask for hundreds of them and read nothing else.
-    """
-
-    def predict(self, inputs: Iterable[types.JsonDict], **options) -> list[types.JsonDict]:
-        inputs = list(inputs)
-        if all(example.get("_id") for example in inputs):
-            return self.wrapped.predict(inputs, **options)
-        return regressor_of(self).scores(inputs)
-
-
 def to_largest(found: dtypes.TokenSalience) -> dtypes.TokenSalience:
     return dtypes.TokenSalience(found.tokens, found.salience / max(np.abs(found.salience).max(initial=0.0), 1e-12))
-
-
-class ToLargest:
-    """Salience with its largest absolute value as 1: LIT makes its sum 1, which is blank over 200 tokens."""
-
-    def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
-        results = super().run(inputs, lit_model, lit_dataset, model_outputs, config)
-        if not (config or {}).get(gradient_maps.NORMALIZATION_KEY, True):
-            return results  # attributions in the score's own unit were asked for
-        return results and [{name: to_largest(found) for name, found in result.items()} for result in results]
-
-
-class GradientNorm(ToLargest, gradient_maps.GradientNorm):
-    pass
-
-
-class GradientDotInput(ToLargest, gradient_maps.GradientDotInput):
-    pass
-
-
-class IntegratedGradients(ToLargest, gradient_maps.IntegratedGradients):
-    """LIT's stops one step before the text itself, so that its attributions miss part of the score."""
-
-    def get_interpolated_inputs(self, baseline: np.ndarray, target: np.ndarray, num_steps: int) -> np.ndarray:
-        return super().get_interpolated_inputs(baseline, target, num_steps - 1)
-
-
-class LIME(ToLargest, lime_explainer.LIME):
-    def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
-        return super().run(inputs, ScoresOfEdits(lit_model), lit_dataset, None, config)
-
-
-class _AroundTheMiddle:
-    """The threshold that a flip must cross is the middle target unless another is given."""
-
-    def __init__(self, middle: float):
-        super().__init__()
-        self.middle = middle
-
-    def config_spec(self) -> types.Spec:
-        threshold = types.TextSegment(default=f"{self.middle:.3g}")
-        return super().config_spec() | {ablation_flip.REGRESSION_THRESH_KEY: threshold}
-
-
-class AblationFlip(_AroundTheMiddle, ablation_flip.AblationFlip):
-    """LIT's gives what it makes the id of the text it came from."""
-
-    def generate(self, example, lit_model, lit_dataset, config=None):
-        return super().generate(example, ScoresOfEdits(lit_model), lit_dataset, config)
-
-    def _create_cf(self, example, input_spec, ablation_idxs):
-        made = super()._create_cf(example, input_spec, ablation_idxs)
-        changed = {field: made[field] for field, _ in ablation_idxs}
-        return lit_utils.make_modified_input(example, changed, "Ablation Flip")
-
-
-class HotFlip(_AroundTheMiddle, hotflip.HotFlip):
-    """LIT's joins word pieces with spaces and flips to any piece; this one flips whole words, in the text itself."""
-
-    def generate(self, example, lit_model, lit_dataset, config=None):
-        regressor = regressor_of(lit_model)
-        text = regressor.config.text_column
-        cleaned = clean_text(example[text])
-        places = {"_spans": regressor.explainer.inputs([cleaned])[2][0]}
-        return super().generate(example | {text: cleaned} | places, ScoresOfEdits(lit_model), lit_dataset, config)
-
-    def _gen_token_idxs_to_flip(self, tokens, token_grads, max_flips, tokens_to_ignore):
-        pairs = zip(tokens, [*tokens[1:], ""], strict=True)
-        words = [token if token.isalpha() and not after.startswith("##") else None for token, after in pairs]
-        return super()._gen_token_idxs_to_flip(words, token_grads, max_flips, [*tokens_to_ignore, None])
-
-    def _get_replacement_tokens(self, embedding_matrix, inv_vocab, token_grads, direction=-1):
-        words = np.flatnonzero([word.isalpha() and len(word) > 1 for word in inv_vocab])
-        best = np.argmax(embedding_matrix[words] @ (direction * token_grads).T, axis=0)
-        return [inv_vocab[words[i]] for i in best]
-
-    def _create_cf(self, example, token_field, text_field, tokens, token_idxs, replacement_tokens):
-        text = example[text_field]
-        for i in sorted(token_idxs, reverse=True):
-            start, stop = example["_spans"][i]
-            text = f"{text[:start]}{replacement_tokens[i]}{text[stop:]}"
-        made = lit_utils.make_modified_input(example, {text_field: text}, "HotFlip")
-        return {name: value for name, value in made.items() if name not in (token_field, "_spans")}
-
-
-class TCAV(tcav.TCAV):
-    """LIT's divides by zero where no text is predicted to be of the class."""
-
-    def get_dir_derivs(self, cav, dataset_outputs, grad_layer, grad_class_key, class_to_explain):
-        found = super().get_dir_derivs(cav, dataset_outputs, grad_layer, grad_class_key, class_to_explain)
-        if not len(found):
-            raise ValueError(f"the model scores none of these texts as {class_to_explain}; explain the other band")
-        return found
-
-
-def interpreters(models: dict[str, Regressor], fewest: int) -> dict[str, components.Interpreter]:
-    """LIT's interpreters that have something to say about the score of a text, mended.
-
-    Args:
-        fewest: texts in the smallest data set. UMAP compares each with 15 others, so it is left out with fewer.
-    """
-    salience = {"Grad L2 Norm": GradientNorm(), "Grad ⋅ Input": GradientDotInput(),
-                "Integrated Gradients": IntegratedGradients(), "LIME": LIME(seed=0)}  # fmt: skip
-    usual = core.default_interpreters(models)
-    others = ["regression", "classification", "nearest neighbors", "pca", "Model-provided salience"]
-    others += ["umap"] if fewest > 15 else []
-    clustering = {"Salience Clustering": salience_clustering.SalienceClustering(dict(salience))}
-    return {name: usual[name] for name in others if name in usual} | salience | clustering | {"tcav": TCAV()}
-
-
-def generators(middle: float) -> dict[str, components.Generator]:
-    """What makes new texts out of old: words left out, flipped, replaced, or all of them shuffled."""
-    usual = core.default_generators()
-    return {"Ablation Flip": AblationFlip(middle), "HotFlip": HotFlip(middle),
-            "Word Replacer": usual["Word Replacer"], "Scrambler": usual["Scrambler"]}  # fmt: skip
-
-
-_m = layout.LitModuleName
-#: The page: the table and the map of embeddings above, one tab for each question below.
-LAYOUT = layout.LitCanonicalLayout(
-    upper={"Main": [_m.EmbeddingsModule, _m.DataTableModule, _m.DatapointEditorModule]},
-    lower={
-        "Predictions": [_m.RegressionModule, _m.ClassificationModule, _m.ScalarModule],
-        "Explanations": [_m.RegressionModule, _m.SalienceMapModule],
-        "Salience Clustering": [_m.SalienceClusteringModule],
-        "Metrics": [_m.MetricsModule],
-        "Counterfactuals": [_m.GeneratorModule],
-        "TCAV": [_m.TCAVModule],
-    },
-    description="Fold models and the texts that they did not see.",
-)

@@ -37,10 +37,11 @@ def use_style() -> None:
     )  # fmt: skip
 
 
-def save(figure: plt.Figure, path: Path) -> None:
-    """Write a plot as a PNG beside the results; the notebook shows it all the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+def save(figure: plt.Figure | None, path: Path) -> None:
+    """Write a plot as a PNG beside the results, if there is one; the notebook shows it all the same."""
+    if figure is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
 
 
 def source(function) -> Markdown:

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from matplotlib.ticker import NullLocator
 
 from utils import checkpoint
 from utils.folds import Run
@@ -192,6 +193,8 @@ def plot_layer_pooling(models: dict[int, TextRegressor]):
     axes.plot(range(len(values)), start, "_", color="black", markersize=22, label="before training")
     axes.set_xticks(range(len(values)), ["embeddings", *range(1, len(values))])
     axes.set(title="How much each layer counts", xlabel="layer", ylabel="share", yscale="log")
+    axes.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1.0], ["2 %", "5 %", "10 %", "20 %", "50 %", "100 %"])
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

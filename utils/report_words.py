@@ -30,7 +30,7 @@ def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: flo
     """
     column = (width - 0.35 * len(panels)) / len(panels) * 72  # points
     laid_out = {title: _lines(words, column) for title, (words, _, _) in panels.items()}
-    rows = max(line for places in laid_out.values() for line, _, _ in places) + 1
+    rows = max((line for places in laid_out.values() for line, _, _ in places), default=0) + 1
     height = rows * _FONT.get_size() * _LINE
     figure, axes = plt.subplots(1, len(panels), figsize=(width, height / 72 + 0.4), squeeze=False)
     tall = _FONT.get_size() * _LINE
@@ -43,7 +43,7 @@ def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: flo
                 (start - 1, low), length + 2, _FONT.get_size() * _LINE * 0.86, color=colour, linewidth=0
             )
             axis.add_patch(box)
-            axis.text(start, low + _FONT.get_size() * 0.45, word, fontproperties=_FONT, color="black")
+            axis.text(start, low + _FONT.get_size() * 0.45, word, fontproperties=_FONT, color="black", parse_math=False)
         axis.set(xlim=(-2, column + 2), ylim=(0, height), title=title)
         axis.axis("off")
     return figure
@@ -53,7 +53,7 @@ def _lines(words: list[str], width: float) -> list[tuple[int, float, float]]:
     """For each word its line, where it starts and how long it is, in points."""
     places, line, start = [], 0, 0.0
     for word in words:
-        length = TextToPath().get_text_width_height_descent(word.replace("$", r"\$"), _FONT, False)[0]
+        length = TextToPath().get_text_width_height_descent(word, _FONT, False)[0]
         if start and start + length > width:
             line, start = line + 1, 0.0
         places.append((line, start, length))
@@ -108,21 +108,23 @@ def telling_heads(tokens: list[str], attention: np.ndarray, count: int = 3) -> l
     return [tuple(int(i) for i in np.unravel_index(place, worth.shape)) for place in order]
 
 
-def plot_map(points: np.ndarray, target: np.ndarray, error: np.ndarray, method: str):
-    """The texts' embeddings in two dimensions, coloured by target and by error.
+def plot_maps(maps: dict[str, np.ndarray], target: np.ndarray, error: np.ndarray):
+    """The texts' embeddings in two dimensions, a row a method, coloured by target and by error.
 
     Args:
-        points: (texts, 2 or more); target, error: (texts,), the error as prediction minus target.
+        maps: method: points, (texts, 2 or more).
+        target, error: (texts,), the error as prediction minus target.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharex=True, sharey=True)
+    figure, panels = plt.subplots(len(maps), 2, figsize=(9.5, 3.6 * len(maps)), squeeze=False)
     reach = np.abs(error).max()
-    for axis, values, name, options in (
-        (axes[0], target, "target", {"cmap": "viridis"}),
-        (axes[1], error, "prediction minus target", {"cmap": "PuOr", "vmin": -reach, "vmax": reach}),
-    ):
-        found = axis.scatter(points[:, 0], points[:, 1], c=values, s=36, edgecolor="#555555", linewidth=0.4, **options)
-        figure.colorbar(found, ax=axis, label=f"{name} (target's units)")
-        axis.set(title=f"Coloured by {name}", xlabel=f"{method} 1", ylabel=f"{method} 2")
+    for row, (method, points) in zip(panels, maps.items(), strict=True):
+        for axis, values, name, options in (
+            (row[0], target, "target", {"cmap": "viridis"}),
+            (row[1], error, "prediction minus target", {"cmap": "PuOr", "vmin": -reach, "vmax": reach}),
+        ):
+            found = axis.scatter(*points[:, :2].T, c=values, s=36, edgecolor="#555555", linewidth=0.4, **options)
+            figure.colorbar(found, ax=axis, label=f"{name} (target's units)")
+            axis.set(title=f"{method}, by {name}", xlabel=f"{method} 1", ylabel=f"{method} 2")
     return figure
 
 
@@ -159,9 +161,9 @@ def plot_effects(effects: pd.DataFrame, each: int = 12):
     return figure
 
 
-def contrast(rows: list[dict], config: Config) -> tuple[dict, dict]:
-    """The rows (as LIT has them) with the highest and the lowest first target, of one group where groups are kept."""
-    of_target, of_group = config.target_columns[0], config.group_column if config.fold_by == "group" else ""
+def contrast(rows: list[dict], config: Config, target: int = 0) -> tuple[dict, dict]:
+    """The rows (as LIT has them) with the highest and the lowest target, of one group where groups are kept."""
+    of_target, of_group = config.target_columns[target], config.group_column if config.fold_by == "group" else ""
     table = pd.DataFrame([row["data"] for row in rows])
     if of_group in table and table[of_group].duplicated().any():
         spread = table.groupby(of_group)[of_target].agg(np.ptp)

@@ -86,11 +86,16 @@ def compare_ensembles(run: Run, kinds: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("rmse", ignore_index=True)
 
 
+def choose(ensembles: pd.DataFrame, wanted: str | None) -> str:
+    """The ensemble that is wanted, or the one of ``compare_ensembles`` with the lowest error."""
+    if wanted and wanted not in (valid := {*ensembles["ensemble"], "mean", "ridge"}):
+        raise InputError(f"ensemble={wanted!r} is not known; {nearest(wanted, valid)}")
+    return wanted or ensembles["ensemble"].iloc[0]
+
+
 def combine(run: Run, predictions: dict[str, np.ndarray], ensemble: str) -> np.ndarray:
     """The test scores, (rows, targets), of a row of ``compare_ensembles``: each kind's mean over folds, combined."""
     means = {kind: scores.mean(axis=0) for kind, scores in predictions.items()}
-    if ensemble not in (valid := [*means, "mean", "ridge"]):
-        raise InputError(f"ensemble={ensemble!r} is not known; {nearest(ensemble, valid)}")
     if ensemble in means:
         return means[ensemble]
     stacked = np.stack(list(means.values()))
