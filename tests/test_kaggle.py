@@ -22,7 +22,7 @@ KERNELS = ["01_setup", "02_fold_training", "03_swa_evaluation", "04_lit_interpre
 def staged(tmp_path_factory):
     """``make kaggle`` in a copy of the project; notebooks that are yet to come are empty ones."""
     project = tmp_path_factory.mktemp("project")
-    for name in ("utils", "data/sample", "notebooks", "kaggle"):
+    for name in ("utils", "docs", "data/sample", "notebooks", "kaggle"):
         shutil.copytree(ROOT / name, project / name)
     for name in (
         "Makefile",
@@ -107,7 +107,7 @@ def test_the_cli_takes_the_code(staged, api, monkeypatch):
     assert api.asked[-1].slug == "swa-apex-lit-code"
     assert uploaded
     shipped = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"setup.sh", "utils/averaging.py", "data/sample/train.csv", "requirements-lit.txt"} <= shipped
+    assert {"setup.sh", "utils/averaging.py", "data/sample/train.csv", "requirements-lit.txt", "docs/lit-main.png"} <= shipped
     assert not any("__pycache__" in path or path.endswith(".bak") for path in shipped)
 
 
