@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from utils import checkpoint, folds
+from utils import checkpoint, folds, report_runs
 from utils.config import InputError
 from utils.fold import fit_fold
 from utils.folds import compare_weights, open_run, train_in_a_process, verdict
@@ -81,6 +81,35 @@ def test_a_process_trains_with_all_settings(workspace, tiny, capfd):
     assert "Fold 2: fp32" in capfd.readouterr().out
     with pytest.raises(InputError, match=r"fold 2 could not be trained: data='nowhere.csv' is not a file"):
         train_in_a_process(dataclasses.replace(config, data="nowhere.csv", retrain=True))
+
+
+def test_a_missing_fold_is_trained_as_the_others_were(tiny, tiny_table, monkeypatch):
+    fit_fold(tiny(fold=0, lr=2e-3, pooling="cls"), tiny_table)
+    trained = []
+    monkeypatch.setattr(folds, "train_in_a_process", trained.append)
+    open_run(tiny(devices=1))
+    asked = trained[0]
+    assert (asked.fold, asked.lr, asked.pooling, asked.devices) == (1, 2e-3, "cls", 1)
+
+
+def test_every_fold_answers_for_its_own_data(two, tmp_path):
+    path = checkpoint.fold_folder(two, 3) / "config.json"
+    about = json.loads(path.read_text())
+    about["data"]["fingerprint"] = "another"
+    path.write_text(json.dumps(about))
+    with pytest.raises(InputError, match=r"the data have changed since output/tiny/fold-3 was trained"):
+        open_run(two)
+
+
+def test_one_group_alone_proves_nothing(two):
+    """Nothing can be drawn with replacement but that group, nor swapped but all of it."""
+    run = open_run(two)
+    run.predictions["group"] = "one"
+    rows = compare_weights(run)
+    assert np.isfinite(rows["rmse"]).all()
+    assert rows["low"].isna().all()
+    assert set(report_runs.weights_table(rows)["95 % interval"]) == {""}
+    assert not (rows["p"] < 1).any()
 
 
 def test_the_comparison_is_that_of_the_folds_results(two):

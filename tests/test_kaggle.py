@@ -107,7 +107,13 @@ def test_the_cli_takes_the_code(staged, api, monkeypatch):
     assert api.asked[-1].slug == "swa-apex-lit-code"
     assert uploaded
     shipped = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert {"setup.sh", "utils/averaging.py", "data/sample/train.csv", "requirements-lit.txt", "docs/lit-main.png"} <= shipped
+    assert {
+        "setup.sh",
+        "utils/averaging.py",
+        "data/sample/train.csv",
+        "requirements-lit.txt",
+        "docs/lit-main.png",
+    } <= shipped
     assert not any("__pycache__" in path or path.endswith(".bak") for path in shipped)
 
 

@@ -647,3 +647,20 @@ def test_early_stopping_keeps_the_average(on, tiny, tiny_table, capsys):
     assert checkpoint.is_finished(folder)
     assert result["n_averaged"] > 0
     assert (folder / "swa" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("on", ["raw", "averaged"])
+def test_patience_survives_a_kill(on, tiny, tiny_table, monkeypatch):
+    """A run that would stop early stops at the same step, wherever it broke off: also after the deciding evaluation."""
+    options = {**OPTIONS, "epochs": 40, "lr": 3e-2, "patience": 3, "patience_on": on}
+    whole = fit_fold(tiny(run="whole", **options), tiny_table)
+    last = checkpoint.read_result(whole)["steps"]
+    for step in (last - 3, last - 1, last):
+        config = tiny(run=f"broken-{step}", **options)
+        go_on = stop_after(step, monkeypatch)
+        with pytest.raises(Stop):
+            fit_fold(config, tiny_table)
+        go_on()
+        folder = fit_fold(config, tiny_table)
+        assert checkpoint.read_result(folder)["stopped_by"] == "patience"
+        assert_same(folder, whole)

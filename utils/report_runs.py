@@ -25,7 +25,8 @@ def weights_table(comparison: pd.DataFrame):
         {
             "RMSE": comparison["rmse"].map("{:.4f}".format),
             "95 % interval": [
-                f"{low:.3f} to {high:.3f}" for low, high in zip(comparison["low"], comparison["high"], strict=True)
+                "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
+                for low, high in zip(comparison["low"], comparison["high"], strict=True)
             ],
             "R²": comparison["r2"].map("{:.3f}".format),
             "Spearman": comparison["spearman"].map("{:.3f}".format),
