@@ -13,6 +13,7 @@ import weakref
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import requests
 from lit_nlp.api import types
@@ -336,6 +337,35 @@ def test_a_second_start_keeps_the_server_until_the_weights_change(trained, tmp_p
     assert not first.running
     after = [row[SCORE] for row in preds(second, second.ask("get_dataset", dataset_name=HELD), SCORE)]
     assert np.abs(np.subtract(before, after)).max() > 1e-4, "kept for other weights"
+
+
+def test_of_several_targets_the_one_asked_for_is_explained(tmp_path, alone):
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv").assign(
+        hardness=lambda rows: 10 - rows["target"]
+    )
+    table.to_csv(tmp_path / "two.csv", index=False)
+    config = Config.make("tiny", precision="fp32", output_dir=str(tmp_path / "output"), data=str(tmp_path / "two.csv"),
+                         target_columns="target,hardness", lr=3e-3, epochs=6, swa_start=3)  # fmt: skip
+    fit_fold(config, data.add_folds(data.load_table(config), config))
+    run = folds.open_run(config, at_least=1)
+    lit = serve.start(run, texts=4, target="hardness")
+    rows = lit.ask("get_dataset", dataset_name=HELD)
+    explainer = Explainer(run.folders[0], "swa", run.config, target=1)
+    found = preds(lit, rows, "predicted target,predicted hardness")
+    expected = explainer.scores([text_of(row) for row in rows])
+    for place, name in enumerate(("predicted target", "predicted hardness")):
+        np.testing.assert_allclose([row[name] for row in found], expected[:, place], atol=1e-4)
+    middle = run.table["hardness"].median()
+    assert [row["data"]["band"] == "higher" for row in rows] == [row["data"]["hardness"] > middle for row in rows]
+    one = explainer.read([text_of(rows[0])])[0]
+    ((_, slopes),) = lit.salience("Grad L2 Norm", MODEL, HELD, rows[:1])
+    norms = np.linalg.norm(one.gradients, axis=1)
+    np.testing.assert_allclose(slopes, norms / norms.max(), atol=1e-4)
+    ((_, own),) = lit.salience("LIME", MODEL, HELD, rows[:1])
+    ((_, other),) = lit.salience("LIME", MODEL, HELD, rows[:1], _salience_target={"field": "predicted target"})
+    ((_, asked),) = lit.salience("LIME", MODEL, HELD, rows[:1], _salience_target={"field": "predicted hardness"})
+    np.testing.assert_allclose(own, asked)
+    assert np.abs(own - other).max() > 0.1
 
 
 def test_stop_frees_the_port_within_a_second(trained, alone):
