@@ -18,6 +18,7 @@ from utils.report import BLUE, GREY, ORANGE
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#F0A06A", "#FFFFFF", "#6FB3DE"])
 UNSIGNED = LinearSegmentedColormap.from_list("unsigned", ["#FFFFFF", "#5DBB94"])
 _FONT, _LINE = FontProperties(size=8), 1.75
+_DPI = 88  # so many pictures of so many letters would make a notebook of more than 1 MB
 
 
 def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: float = 9.5):
@@ -32,7 +33,7 @@ def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: flo
     laid_out = {title: _lines(words, column) for title, (words, _, _) in panels.items()}
     rows = max((line for places in laid_out.values() for line, _, _ in places), default=0) + 1
     height = rows * _FONT.get_size() * _LINE
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, height / 72 + 0.4), squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(width, height / 72 + 0.4), squeeze=False, dpi=_DPI)
     tall = _FONT.get_size() * _LINE
     for axis, (title, (words, values, signed)) in zip(axes[0], panels.items(), strict=True):
         shares = np.asarray(values) / max(np.abs(values).max(initial=0.0), 1e-12)
@@ -68,7 +69,7 @@ def plot_attention(tokens: list[str], attention: np.ndarray):
         attention: (layers, heads, tokens, tokens).
     """
     layers, heads = attention.shape[:2]
-    figure, axes = plt.subplots(layers, heads, figsize=(9.5, 9.5 * layers / heads + 0.5), squeeze=False)
+    figure, axes = plt.subplots(layers, heads, figsize=(9.5, 9.5 * layers / heads + 0.5), squeeze=False, dpi=_DPI)
     for layer in range(layers):
         for head in range(heads):
             axis = axes[layer, head]
@@ -89,7 +90,7 @@ def plot_attention(tokens: list[str], attention: np.ndarray):
 def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int, int]]):
     """Some heads, (layer, head) from 0, large enough to read."""
     side = max(3.0, 0.2 * len(tokens) + 1.0)
-    figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False)
+    figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False, dpi=_DPI)
     for axis, (layer, head) in zip(axes[0], chosen, strict=True):
         image = axis.imshow(attention[layer, head], cmap="Blues", vmin=0, vmax=1)
         axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
@@ -115,7 +116,7 @@ def plot_maps(maps: dict[str, np.ndarray], target: np.ndarray, error: np.ndarray
         maps: method: points, (texts, 2 or more).
         target, error: (texts,), the error as prediction minus target.
     """
-    figure, panels = plt.subplots(len(maps), 2, figsize=(9.5, 3.6 * len(maps)), squeeze=False)
+    figure, panels = plt.subplots(len(maps), 2, figsize=(9.5, 3.6 * len(maps)), squeeze=False, dpi=_DPI)
     reach = np.abs(error).max()
     for row, (method, points) in zip(panels, maps.items(), strict=True):
         for axis, values, name, options in (
