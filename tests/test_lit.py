@@ -22,7 +22,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
-from utils import data, folds, runtime, serve
+from utils import data, folds, runtime, serve, server
 from utils.config import Config, InputError
 from utils.explain import Explainer
 from utils.fold import fit_fold
@@ -290,7 +290,7 @@ def test_other_sites_pages_are_refused(lit):
     assert asked(lit, {"Origin": "null"}) == 403
     assert asked(lit, {"Host": "evil.example"}) == asked(lit, {"Host": f"evil.example:{lit.port}"}) == 403
     assert asked(lit, {"Host": "127.0.0.1.evil.example"}) == 403
-    guard = serve.Guard(None, "Hub.example:8888, .lab.example")
+    guard = server.Guard(None, "Hub.example:8888, .lab.example")
     for host in ("me.lab.example:8888", "hub.example", "HUB.example:1", "LOCALHOST:4", "[::1]:5432", "10.0.0.7"):
         assert guard.knows(host), host
     for host in ("evilab.example", "hub.example.evil", "", "."):
@@ -298,12 +298,12 @@ def test_other_sites_pages_are_refused(lit):
     assert guard.trusts("https://hub.example:8888", "localhost:5432"), "a proxy that writes its own Host"
     assert not guard.trusts("http://localhost:9999", "localhost:5432"), "another server of this machine"
     with pytest.raises(InputError, match="would let in every page"):
-        serve.Guard(None, ".,hub.example")
+        server.Guard(None, ".,hub.example")
 
 
 def test_colabs_proxies_are_known(monkeypatch):
     monkeypatch.setenv("COLAB_RELEASE_TAG", "x")
-    guard = serve.Guard(None)
+    guard = server.Guard(None)
     assert guard.knows("abc123-5432-colab.googleusercontent.com")
     assert not guard.knows("colab.googleusercontent.com.evil.example")
 
