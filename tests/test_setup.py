@@ -61,7 +61,8 @@ IMAGES = {
 }  # fmt: skip
 VARIABLES = {"colab": {"COLAB_RELEASE_TAG": "release"}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}}
 MODULES = {"scikit-learn": "sklearn", "ml-collections": "ml_collections", "rouge-score": "rouge_score",
-           "absl-py": "absl", "attrs": "attr", "protobuf": "google.protobuf", "ipython": "IPython", "umap-learn": "umap"}  # fmt: skip
+           "absl-py": "absl", "attrs": "attr", "protobuf": "google.protobuf", "ipython": "IPython",
+           "umap-learn": "umap"}  # fmt: skip
 NEED_TORCH = {"torch", "transformers", "accelerate", "madgrad"}
 
 
