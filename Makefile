@@ -1,5 +1,6 @@
 # run: the main job on the demo preset. test: the tests, as CI runs them. test-all: everything, in full.
-# lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to Kaggle. address: write the repository's address wherever it belongs.
+# lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to Kaggle. address: write the repository's
+# address wherever it belongs.
 .DELETE_ON_ERROR:
 .PHONY: run lit test test-all check notebooks kaggle address clean
 

@@ -1,6 +1,7 @@
 """LIT on five trained folds: asked over HTTP, its numbers checked; guarded; and in a real browser."""
 
 import gc
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import pytest
 import requests
 from lit_nlp.api import types
 from lit_nlp.lib import validation
+from PIL import Image
 from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
@@ -489,7 +491,10 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, rows, explaine
     colours = chips.evaluate_all("chips => chips.map(chip => getComputedStyle(chip).backgroundColor)")
     assert len(set(colours)) > 5
 
-    # Points on the map: the canvas is not of one colour.
-    canvas = page.locator("embeddings-module canvas").first
-    pixels = np.array(list(canvas.screenshot()))
-    assert len(pixels) > 3000, "an empty canvas compresses to less"
+    # Points on the map, in the colours of the two bands; the three axes are thin lines of other colours.
+    page.wait_for_timeout(2000)
+    image = Image.open(io.BytesIO(page.locator("embeddings-module canvas").first.screenshot())).convert("RGB")
+    red, green, blue = np.moveaxis(np.asarray(image).astype(int), -1, 0)
+    orange, azure = (red - blue > 25) & (green > 140), (blue - red > 25) & (green > 100)
+    assert orange.sum() > 100, "no text of the lower band"
+    assert azure.sum() > 100, "no text of the higher band"

@@ -126,10 +126,8 @@ class Regressor(model.BatchedModel):
             output |= {f"layer {layer}": reading.layers[layer],
                        f"layer {layer} gradient": sign * reading.layer_gradients[layer]}  # fmt: skip
         if reading.attention is not None:
-            above_the_least = reading.attention - reading.attention.min(
-                initial=1.0
-            )  # with mean pooling every token gets some
-            output["attention"] = to_largest(dtypes.TokenSalience(reading.tokens, above_the_least))
+            least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
+            output["attention"] = to_largest(dtypes.TokenSalience(reading.tokens, reading.attention - least))
         return output
 
     @functools.cached_property
