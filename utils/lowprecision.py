@@ -15,7 +15,8 @@ def block_floating_point(weight: torch.Tensor, generator: torch.Generator, bits:
     """
     rows = weight.reshape(len(weight), -1) if weight.dim() > 1 else weight.reshape(1, -1)
     exponents = torch.frexp(rows.abs().amax(dim=1, keepdim=True)).exponent  # the largest lies below 2 ** exponent
-    step = torch.ldexp(torch.ones_like(rows[:, :1]), exponents - (bits - 1))
+    smallest = -126  # a smaller power of two is subnormal in float32, and may be flushed to 0, to divide by
+    step = torch.ldexp(torch.ones_like(rows[:, :1]), (exponents - (bits - 1)).clamp(min=smallest))
     noise = torch.rand(rows.shape, generator=generator, device=rows.device)
     integers = torch.floor(rows / step + noise).clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
     return (integers * step).reshape(weight.shape)
