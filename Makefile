@@ -1,11 +1,10 @@
 # run: the main job on the demo preset. test: the tests, as CI runs them. test-all: everything, in full.
-# lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to Kaggle. address: write the repository's
-# address wherever it belongs.
+# folds: every fold, then what compares them. lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to
+# Kaggle. address: write the repository's address wherever it belongs.
 .DELETE_ON_ERROR:
-.PHONY: run lit test test-all check notebooks kaggle address clean
+.PHONY: run folds lit test test-all check notebooks kaggle address clean
 
 PYTHON_IN = .venv/bin/python
-FOLD ?= 0
 PRESET ?= demo
 RUN ?= $(PRESET)
 PORT ?= 5432
@@ -18,9 +17,9 @@ export TOKENIZERS_PARALLELISM ?= false
 
 run: .venv/.ready
 	@mkdir -p output/$(RUN)
-	.venv/bin/papermill notebooks/02_fold_training.ipynb output/$(RUN)/02_fold$(FOLD).ipynb \
-	  -p preset $(PRESET) -p fold $(FOLD) -r run $(RUN) --no-progress-bar --stdout-file /dev/stdout | cat
-	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(FOLD).ipynb output/$(RUN)/fold-$(FOLD)
+	.venv/bin/papermill notebooks/02_fold_training.ipynb output/$(RUN)/02_fold$(or $(FOLD),0).ipynb \
+	  -p preset $(PRESET) -p fold $(or $(FOLD),0) -r run $(RUN) --no-progress-bar --stdout-file /dev/stdout | cat
+	@$(PYTHON_IN) -m utils.report output/$(RUN)/02_fold$(or $(FOLD),0).ipynb output/$(RUN)/fold-$(or $(FOLD),0)
 
 lit: .venv/.ready
 	@$(PYTHON_IN) -m utils.serve -p preset $(PRESET) $(if $(filter-out $(PRESET),$(RUN)),-p run $(RUN)) --port $(PORT) --host $(HOST)
@@ -43,16 +42,16 @@ notebooks: .venv/.ready
 	  ../.venv/bin/jupyter nbconvert --to notebook --execute --inplace --log-level WARN \
 	    --ExecutePreprocessor.record_timing=False $$notebook || exit 1; done
 
-# Fills output/kaggle/: the code as a dataset, and for each notebook a folder that `kaggle kernels push` takes.
+# Every fold of PRESET, or those of FOLD, and notebooks 03 and 06 on them: make folds PRESET=clear FOLD=0-2 ARGS="--seed 1,2"
+folds: .venv/.ready
+	@$(PYTHON_IN) -m utils.batch --preset $(PRESET) $(if $(FOLD),--fold $(FOLD)) $(if $(filter-out $(PRESET),$(RUN)),--run $(RUN)) $(ARGS)
+
+# Fills output/kaggle/: the code as a dataset, and folders that `kaggle kernels push` takes, one for each fold of FOLD.
 kaggle:
 	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
-	@rm -rf output/kaggle && mkdir -p output && cp -r kaggle output/kaggle
-	@tar -c --exclude=__pycache__ utils docs data/README.md data/sample setup.sh constraints.txt requirements.txt \
-	  requirements-lit.txt | tar -x -C output/kaggle/code
-	@cd output/kaggle && for folder in [0-9]*; do \
-	  if [ -e ../../notebooks/$$folder.ipynb ]; then cp ../../notebooks/$$folder.ipynb $$folder; else rm -r $$folder; fi; done
-	@sed -i.bak "s/KAGGLE_USERNAME/$(KAGGLE_USERNAME)/" output/kaggle/*/*.json && rm output/kaggle/*/*.bak
-	@echo "output/kaggle/ is ready; the README says how to push it"
+	@$(MAKE) --no-print-directory .venv/.ready
+	@$(PYTHON_IN) -m utils.kernels --user $(KAGGLE_USERNAME) $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET)) \
+	  $(if $(FOLD),--fold $(FOLD)) $(ARGS)
 
 # pyproject.toml has the address; badges, the README and the notebooks' clone command repeat it.
 address:

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from types import SimpleNamespace
 
@@ -11,33 +12,33 @@ import nbformat
 import pytest
 import requests
 
-from utils import runtime
+from utils import folds, kernels, runtime
+from utils.config import Config, InputError
 
 ROOT = runtime.ROOT
-KERNELS = ["01_setup", "02_fold_training", "03_swa_evaluation", "04_lit_interpretation", "05_swa_lr_demo",
-           "06_submission"]  # fmt: skip
+NOTEBOOKS = ["01_setup", "03_swa_evaluation", "04_lit_interpretation", "05_swa_lr_demo", "06_submission"]
+KERNELS = [*NOTEBOOKS, *(f"02_fold_training_{fold}" for fold in range(5))]
 
 
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory):
-    """``make kaggle`` in a copy of the project; notebooks that are yet to come are empty ones."""
-    project = tmp_path_factory.mktemp("project")
-    for name in ("utils", "docs", "data/sample", "notebooks", "kaggle"):
-        shutil.copytree(ROOT / name, project / name)
-    for name in (
-        "Makefile",
-        "setup.sh",
-        "constraints.txt",
-        "requirements.txt",
-        "requirements-lit.txt",
-        "data/README.md",
-    ):
-        shutil.copy(ROOT / name, project / name)
-    for name in KERNELS:
-        if not (project / "notebooks" / f"{name}.ipynb").exists():
-            nbformat.write(nbformat.v4.new_notebook(), project / "notebooks" / f"{name}.ipynb")
-    subprocess.run(["make", "kaggle", "KAGGLE_USERNAME=someone"], cwd=project, check=True, capture_output=True)
-    return project / "output" / "kaggle"
+    """What ``make kaggle KAGGLE_USERNAME=someone`` writes."""
+    folder = tmp_path_factory.mktemp("kaggle")
+    assert kernels.stage("someone", {}, folder) == sorted(KERNELS)
+    return folder
+
+
+def metadata(folder):
+    return json.loads((folder / "kernel-metadata.json").read_text())
+
+
+def parameters(notebook):
+    """What papermill's injected cell sets."""
+    (cell,) = [cell for cell in nbformat.read(notebook, 4).cells if "injected-parameters" in cell.metadata.tags]
+    found = {}
+    exec(cell.source, found)
+    del found["__builtins__"]
+    return found
 
 
 @pytest.fixture
@@ -79,20 +80,74 @@ def test_the_cli_takes_each_kernel(name, staged, api, capsys):
     assert request.slug.startswith("someone/swa-apex-lit-")
     assert request.is_private
     assert request.dataset_data_sources == ["someone/swa-apex-lit-code"]
-    raw = json.loads((staged / name / "kernel-metadata.json").read_text())
-    assert {"enable_gpu", "enable_internet"} <= set(raw), "stated always: docs and CLI disagree on the defaults"
+    assert {"enable_gpu", "enable_internet"} <= set(metadata(staged / name)), (
+        "stated always: docs and CLI disagree on the defaults"
+    )
     assert json.loads(request.text)["nbformat"] == 4
 
 
 def test_the_kernels_are_chained(staged):
     """Each reads the output of kernels before it, which exist under these very ids."""
-    metadata = {name: json.loads((staged / name / "kernel-metadata.json").read_text()) for name in KERNELS}
-    ids = [metadata[name]["id"] for name in KERNELS]
-    for number, name in enumerate(KERNELS):
-        sources = metadata[name]["kernel_sources"]
-        assert set(sources) <= set(ids[:number])
-        assert ids[0] in sources or number == 0, "01 leaves the wheels that the others install from offline"
-    assert not metadata["06_submission"]["enable_internet"], "code competitions run with the internet off"
+    about = {name: metadata(staged / name) for name in KERNELS}
+    ids = {name: about[name]["id"] for name in KERNELS}
+    folds = [ids[f"02_fold_training_{fold}"] for fold in range(5)]
+    assert len(set(ids.values())) == len(KERNELS)
+    for name in KERNELS:
+        earlier = [] if name == "01_setup" else [ids["01_setup"]]  # leaves the wheels that the others install offline
+        reads = name[:2] in ("03", "04", "06")
+        assert about[name]["kernel_sources"] == [*earlier, *(folds if reads else [])]
+    assert not about["06_submission"]["enable_internet"], "code competitions run with the internet off"
+
+
+def test_each_fold_is_a_kernel_of_its_own(staged):
+    for fold in range(5):
+        folder = staged / f"02_fold_training_{fold}"
+        given = parameters(folder / "02_fold_training.ipynb")
+        assert given == {"preset": "commonlit", "fold": fold, "time_limit_hours": 11.0}
+        assert Config.make(**given).fold == fold
+        assert metadata(folder)["competition_sources"] == ["commonlitreadabilityprize"]
+    assert parameters(staged / "03_swa_evaluation" / "03_swa_evaluation.ipynb") == {"preset": "commonlit"}
+
+
+def test_folds_are_added_one_after_another(tmp_path):
+    for fold in ("3", "1"):
+        kernels.stage("someone", {"preset": "feedback", "fold": fold, "lr": "3e-5", "run": "second"}, tmp_path)
+    about = metadata(tmp_path / "03_swa_evaluation")
+    assert about["kernel_sources"][1:] == [f"someone/swa-apex-lit-02-fold-training-{fold}" for fold in (1, 3)]
+    assert about["competition_sources"] == ["feedback-prize-english-language-learning"]
+    given = parameters(tmp_path / "03_swa_evaluation" / "03_swa_evaluation.ipynb")
+    assert given == {"preset": "feedback", "lr": 3e-5, "run": "second"}
+    kernels.stage("someone", {"preset": "clear", "fold": 1}, tmp_path)
+    assert metadata(tmp_path / "02_fold_training_1")["competition_sources"] == []
+
+
+def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monkeypatch):
+    """On this machine, in a folder that looks like /kaggle/input to the second kernel."""
+    given = {"preset": "tiny", "precision": "fp32", "fold": "0-1", "run": "k"}
+    kernels.stage("someone", {**given, "output_dir": str(tmp_path / "working")}, tmp_path / "kernels")
+    for fold in (0, 1):
+        source = tmp_path / "kernels" / f"02_fold_training_{fold}" / "02_fold_training.ipynb"
+        command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        shutil.move(tmp_path / "working", tmp_path / "input" / f"swa-apex-lit-02-fold-training-{fold}" / "output")
+    monkeypatch.setattr(folds, "KAGGLE_INPUT", tmp_path / "input")
+    run = folds.open_run(Config.make(**{**given, "fold": 0, "output_dir": str(tmp_path / "empty")}), at_least=0)
+    assert list(run.folders) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("user", "given", "sentence"),
+    [
+        ("some one", {}, "'some one' is no name of a Kaggle user"),
+        ("someone", {"fold": "7"}, "fold=7 does not exist"),
+        ("someone", {"lr": "1e-4,2e-4"}, "these parameters make several runs; stage one run at a time."),
+    ],
+)
+def test_what_kaggle_would_refuse_is_refused_here(user, given, sentence, tmp_path):
+    with pytest.raises(InputError, match=sentence):
+        kernels.stage(user, given, tmp_path / "kaggle")
+    assert not (tmp_path / "kaggle").exists()
 
 
 def test_the_cli_takes_the_code(staged, api, monkeypatch):

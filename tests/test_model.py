@@ -269,3 +269,16 @@ def test_loading_what_is_not_there(tmp_path):
         load_model(tmp_path)
     with pytest.raises(InputError, match="weights 'mean' are not known"):
         load_model(tmp_path, "mean")
+
+
+def test_the_tiny_encoder_is_the_same_wherever_it_is_made(tmp_path):
+    """Or the same seed would not give the same weights on two machines of a cluster."""
+    code = "import sys; from pathlib import Path; from utils import model; model._tiny_encoder(Path(sys.argv[1]))"
+    folders = [tmp_path / name for name in ("one", "other")]
+    for number, folder in enumerate(folders):
+        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+        subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=runtime.ROOT, env=environment)
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert "model.safetensors" in names
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

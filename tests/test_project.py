@@ -31,7 +31,8 @@ LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lo
           ["predict", "losses", "metrics", "optim"],
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
           ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
-          ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"]]  # fmt: skip
+          ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"],
+          ["keeper", "mirror"], ["grid"], ["execute", "watch", "kernels"], ["cluster"], ["batch"]]  # fmt: skip
 
 
 def test_imports_run_one_way():
@@ -51,7 +52,7 @@ def test_the_package_stays_thin():
     """A ceiling for each module and for all, docstrings included."""
     lines = {path.stem: len(path.read_text().splitlines()) for path in (ROOT / "utils").glob("*.py")}
     assert max(lines.values()) < 300, lines
-    assert sum(lines.values()) < 6000
+    assert sum(lines.values()) < 7000
 
 
 def test_the_readme_names_every_preset_and_no_other():

@@ -26,7 +26,7 @@ from utils.faults import only_run
 from utils.folds import QUICK, compare_weights, open_run, verdict
 from utils.grid import Job
 from utils.mirror import Mirror
-from utils.watch import BEFORE, FAILED, FINISHED, STOPPED, TRAINING, Status, console, watched
+from utils.watch import BEFORE, FAILED, FINISHED, STOPPED, TRAINING, Status, console, say, watched
 
 Train = Callable[[Job, Callable[[], bool]], str]  # of a job and of what tells that it must stop: what went wrong
 
@@ -78,7 +78,7 @@ class Batch:
             if self.stop.is_set():
                 os._exit(130)
             self.stop.set()
-            console.print("Stopping: the folds save their states; run the same command again to go on.")
+            say("Stopping: the folds save their states; run the same command again to go on.")
 
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
@@ -118,6 +118,19 @@ def on_cluster(jobs: list[Job], wanted: int, address: str, where: str) -> tuple[
         return error
 
     return train, min(wanted or len(jobs), len(jobs))
+
+
+def fetch_folds(jobs: list[Job], address: str) -> None:
+    """Bring here what earlier batches have left at ``address``."""
+    for job in jobs:
+        if not job.finished:
+            try:
+                mirror_of(job, address).pull(job.folder.name)
+            except InputError:
+                raise
+            except Exception as error:  # each kind of storage has errors of its own
+                reason = str(error).split("\n")[0] or type(error).__name__
+                raise InputError(f"--mirror {address} cannot be read ({reason}).") from None
 
 
 def mirror_of(job: Job, address: str) -> Mirror:
@@ -161,7 +174,7 @@ def show_scores(runs: list[Config]) -> None:
         verdicts.append(f"{config.run_name}: {verdict(comparison).replace('**', '')}")
     console.print(table)
     for sentence in verdicts:
-        console.print(sentence, highlight=False)
+        say(sentence)
 
 
 def evaluate(statuses: list[Status], stopped: Callable[[], bool]) -> dict[str, str]:
@@ -169,8 +182,8 @@ def evaluate(statuses: list[Status], stopped: Callable[[], bool]) -> dict[str, s
     job = statuses[0].job
     unfinished = [str(status.job.config.fold) for status in statuses if not status.job.finished]
     if unfinished or (len(statuses) < 2 and job.config.preset in QUICK):  # of which 03 would train a second
-        why = f"folds {', '.join(unfinished)} are not finished" if unfinished else "they want a second fold"
-        console.print(f"{job.config.run_name}: notebooks 03 and 06 are left out, {why}.", highlight=False)
+        why = f"not finished: fold {', '.join(unfinished)}" if unfinished else "they want a second fold"
+        say(f"{job.config.run_name}: notebooks 03 and 06 are left out ({why}).")
         return {}
     left_out = ("fold", "retrain", "time_limit_hours", "devices", "resume_from")
     parameters = {name: value for name, value in job.given.items() if name not in left_out}
@@ -183,9 +196,9 @@ def evaluate(statuses: list[Status], stopped: Callable[[], bool]) -> dict[str, s
             try:
                 submission.load_test(job.config)
             except InputError as error:
-                console.print(f"{job.config.run_name}: notebook 06 is left out, {error}", highlight=False)
+                say(f"{job.config.run_name}: notebook 06 is left out: {error}")
                 continue
-        console.print(f"{job.config.run_name}: executing {runtime.shown(output)}", highlight=False)
+        say(f"{job.config.run_name}: executing {runtime.shown(output)}")
         if error := execute.run_notebook(name, output, parameters | more, {}, stopped):
             errors[runtime.shown(output)] = error
     return errors
@@ -214,6 +227,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--address", default="auto", help="of the Ray cluster (auto: the one this machine belongs to)")
     parser.add_argument("--mirror", default="", metavar="ADDRESS", help="keep a copy of output/ at s3://..., gs://...; "
                         "without storage that they share, the machines of a cluster meet there")  # fmt: skip
+    parser.add_argument("--no-evaluation", action="store_true", help="leave notebooks 03 and 06 out")
     parser.add_argument("--dry-run", action="store_true", help="print what would run")
     known, rest = parser.parse_known_args()
     known.given = (grid.read_yaml(known.params) if known.params else {}) | grid.read_words(rest)
@@ -226,10 +240,8 @@ def arguments() -> argparse.Namespace:
 def run(asked: argparse.Namespace) -> int:
     """The whole batch; its exit code."""
     jobs = grid.expand(asked.given)
-    if asked.mirror:
-        for job in jobs:
-            if not job.finished and not asked.dry_run:
-                mirror_of(job, asked.mirror).pull(job.folder.name)
+    if asked.mirror and not asked.dry_run:
+        fetch_folds(jobs, asked.mirror)
     grid.check(jobs)
     if asked.dry_run:
         show_plan(jobs, asked)
@@ -245,23 +257,21 @@ def run(asked: argparse.Namespace) -> int:
             with watched(batch.statuses, asked.mirror if asked.engine == "ray" else ""):
                 batch.run()
             summarize(batch.statuses, grid.varied(jobs), base / "summary.csv")
-            return conclude(batch, base, asked.mirror)
+            return conclude(batch, base, asked)
 
 
 def show_plan(jobs: list[Job], asked: argparse.Namespace) -> None:
     for job in jobs:
         newest = state.newest(job.folder / "state")
         how = "finished" if job.finished else f"goes on from {newest.name}" if newest else "begins"
-        console.print(f"# {job.config.run_name}, fold {job.config.fold}: {how}", highlight=False)
-        console.print(
-            shlex.join(execute.command("02_fold_training", job.notebook, job.given)), highlight=False, soft_wrap=True
-        )
+        say(f"# {job.config.run_name}, fold {job.config.fold}: {how}")
+        say(shlex.join(execute.command("02_fold_training", job.notebook, job.given)))
     if asked.engine == "local":
         slots = execute.slots([job.config for job in jobs], asked.jobs)
-        console.print(f"# {len(jobs)} folds, {len(slots)} at once: {slots[0]}", highlight=False)
+        say(f"# {len(jobs)} folds, {len(slots)} at once: {slots[0]}")
 
 
-def conclude(batch: Batch, base: Path, address: str) -> int:
+def conclude(batch: Batch, base: Path, asked: argparse.Namespace) -> int:
     """Scores, notebooks 03 and 06, what failed; the exit code."""
     by_run: dict[str, list[Status]] = {}
     for status in batch.statuses:
@@ -271,23 +281,28 @@ def conclude(batch: Batch, base: Path, address: str) -> int:
         show_scores(scored)
     errors = {}
     for found in by_run.values():
-        if not batch.stop.is_set():
+        if not (asked.no_evaluation or batch.stop.is_set()):
             errors |= evaluate(found, batch.stop.is_set)
-        if address:
-            mirror = mirror_of(found[0].job, address)
+        if asked.mirror:
+            mirror = mirror_of(found[0].job, asked.mirror)
             mirror.push(*(path.name for path in found[0].job.run_folder.iterdir() if not path.name.startswith("fold-")))
     failed = [status for status in batch.statuses if status.state not in (FINISHED, BEFORE)]
     for status in failed:
         if status.state == FAILED:
-            console.print(f"[red]{status.name}[/] failed, {status.tries} tries; {runtime.shown(status.job.notebook)}:")
+            say(f"{status.name} failed, {status.tries} tries; {runtime.shown(status.job.notebook)}:", style="red")
         else:
-            console.print(f"[yellow]{status.name}[/] stopped")
+            say(f"{status.name} stopped", style="yellow")
         if status.error:
-            console.print(f"  {status.error}".replace("\n", "\n  "), markup=False, highlight=False, soft_wrap=True)
+            say(indented(status.error))
     for name, error in errors.items():
-        console.print(f"[red]{name}[/]:\n  {error}")
-    console.print(f"Summary: {runtime.shown(base / 'summary.csv')}", highlight=False)
+        say(f"{name} failed:", style="red")
+        say(indented(error))
+    say(f"Summary: {runtime.shown(base / 'summary.csv')}")
     return 130 if batch.stop.is_set() else int(bool(failed or errors))
+
+
+def indented(text: str) -> str:
+    return "  " + text.replace("\n", "\n  ")
 
 
 if __name__ == "__main__":

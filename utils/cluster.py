@@ -6,6 +6,7 @@ Trying again is the caller's part: a task whose machine is lost ends with an err
 import contextlib
 import dataclasses
 import logging
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,7 @@ from utils.execute import train
 from utils.grid import Job
 from utils.sources import SOURCES
 
-# Of the project's folder, what the machines of the cluster do not need.
-EXCLUDED = ["/.git/", "/.venv/", "/output/", "/data/clear/", "/data/commonlit/", "/data/feedback/", "/tests/", "/docs/",
-            "__pycache__/"]  # fmt: skip
+SHIPPED = ("utils", "notebooks", "data/sample")  # what training a fold needs of this project
 
 
 def connect(where: str) -> Callable[[Job, str, Callable[[], bool]], str]:
@@ -32,14 +31,14 @@ def connect(where: str) -> Callable[[Job, str, Callable[[], bool]], str]:
         import ray
     except ImportError:
         raise InputError("Ray is not installed; pip install -r requirements-ray.txt, on every machine.") from None
-    try:
-        ray.init(
-            where, log_to_driver=False, logging_level=logging.CRITICAL,
-            runtime_env={"working_dir": str(runtime.ROOT), "excludes": EXCLUDED},
-        )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"no Ray cluster answers at {where!r} ({reason}); start one with `ray start`.") from None
+    with tempfile.TemporaryDirectory() as code:
+        for name in SHIPPED:
+            shutil.copytree(runtime.ROOT / name, Path(code) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        try:
+            ray.init(where, runtime_env={"working_dir": code}, log_to_driver=False, logging_level=logging.CRITICAL)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"no Ray cluster answers at {where!r} ({reason}); begin one with `ray start`.") from None
     kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
 
     def train_there(job: Job, address: str, stopped: Callable[[], bool]) -> str:

@@ -15,13 +15,12 @@ import nbformat
 import psutil
 import torch
 import yaml
-from transformers import AutoConfig
 
 from utils import runtime
 from utils.config import Config
 from utils.grid import Job
 from utils.mirror import Mirror
-from utils.model import encoder_source
+from utils.model import read_encoder_config
 
 PUSH_SECONDS = 10  # between two copies of what a training has saved
 
@@ -140,7 +139,7 @@ def slots(configs: list[Config], wanted: int = 0) -> list[dict[str, str]]:
         each = max(config.devices or len(names) for config in configs)
         groups = [names[start : start + each] for start in range(0, len(names) - each + 1, each)] or [names]
         number = min(wanted or len(groups), most)
-        threads = {"OMP_NUM_THREADS": str(max(1, cores // min(number, len(groups))))}
+        threads = {"OMP_NUM_THREADS": str(max(1, cores // number))}
         visible = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} if all(group) else {} for group in groups]
         return [{**visible[i % len(groups)], **threads} for i in range(number)]
     room = psutil.virtual_memory().available // max(map(memory_needed, configs))
@@ -160,7 +159,7 @@ def visible_gpus() -> list[str]:
 
 def memory_needed(config: Config) -> int:
     """Bytes that training a fold on the CPU takes, roughly: measured within a third for MiniLM (benchmarks/)."""
-    encoder = AutoConfig.from_pretrained(encoder_source(config.encoder))
+    encoder = read_encoder_config(config.encoder)
     layers, hidden = encoder.num_hidden_layers, encoder.hidden_size
     weights = encoder.vocab_size * hidden + 12 * layers * hidden**2
     activations = config.batch_size * min(config.max_length, 512) * layers * hidden * 20

@@ -12,6 +12,7 @@ import yaml
 from utils import checkpoint, runtime, state
 from utils.config import PRESETS, Config, InputError
 from utils.data import add_folds, fingerprint, load_table
+from utils.model import read_encoder_config
 from utils.resume import earlier_output, refuse_changes
 
 #: A comma in these is part of the name.
@@ -104,7 +105,8 @@ def expand(given: dict) -> list[Job]:
         for fold in range(Config.make(**combination).n_folds) if folds is None else folds:
             own = {**combination, "fold": fold}
             config = Config.make(**own)
-            jobs.append(Job(config, {"preset": config.preset, **own}))
+            plain = {name: getattr(config, name) for name in ("preset", *own)}
+            jobs.append(Job(config, {name: ",".join(v) if isinstance(v, tuple) else v for name, v in plain.items()}))
     places = [job.folder for job in jobs]
     for job in jobs:
         if places.count(job.folder) > 1:
@@ -142,7 +144,9 @@ def read_range(name: str, part: str) -> list:
 
 
 def check(jobs: list[Job]) -> None:
-    """Raise InputError for what would make a fold fail at its start: data, folds, folders of other trainings."""
+    """Raise InputError for what would make a fold fail at its start: encoder, data, folders of other trainings."""
+    for encoder in {job.config.encoder for job in jobs}:
+        read_encoder_config(encoder)
     for config, alike in by_data(jobs):
         table = add_folds(load_table(config), config)
         there, print_ = set(table["fold"]), fingerprint(table, config)

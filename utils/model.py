@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -169,10 +170,7 @@ def build_model(
     Raises InputError for an encoder that cannot be found or lacks its weights or tokenizer. Weights are read from
     safetensors only: no pickle is opened.
     """
-    source = encoder_source(config.encoder)
-    encoder_config = _from_hub(config.encoder, "config", AutoConfig.from_pretrained, source)
-    if encoder_config.is_encoder_decoder or not hasattr(encoder_config, "num_hidden_layers"):
-        raise InputError(f"encoder={config.encoder!r} is a {encoder_config.model_type}, not an encoder of one stack.")
+    source, encoder_config = encoder_source(config.encoder), read_encoder_config(config.encoder)
     if config.encoder_dropout >= 0:
         _set_dropout(encoder_config, config.encoder_dropout)
     tokenizer = _from_hub(config.encoder, "tokenizer", AutoTokenizer.from_pretrained, source)
@@ -202,6 +200,14 @@ def build_model(
     if config.reinit_layers:
         reinitialize(model.encoder, config.reinit_layers)
     return model, tokenizer
+
+
+def read_encoder_config(encoder: str) -> PreTrainedConfig:
+    """The configuration of the encoder that ``Config.encoder`` names. Raises InputError if it is not to be found."""
+    found = _from_hub(encoder, "config", AutoConfig.from_pretrained, encoder_source(encoder))
+    if found.is_encoder_decoder or not hasattr(found, "num_hidden_layers"):
+        raise InputError(f"encoder={encoder!r} is a {found.model_type}, not an encoder of one stack.")
+    return found
 
 
 def reinitialize(encoder: PreTrainedModel, n_layers: int) -> None:
@@ -263,11 +269,17 @@ def _set_dropout(encoder_config: PreTrainedConfig, rate: float) -> None:
 
 
 def _tiny_encoder(folder: Path) -> Path:
-    """A folder with a random two-layer BERT and a word-piece tokenizer learnt from the sample texts, for tests."""
+    """A folder with a random two-layer BERT and a tokenizer of the sample's commonest words, for tests."""
     if folder.exists():
         return folder
-    words = BertWordPieceTokenizer()
-    words.train(str(runtime.ROOT / "data" / "sample" / "train.csv"), vocab_size=2000, show_progress=False)
+    # Not trained: the trainer of tokenizers breaks ties as chance will have it, and the same seed would give others.
+    text = (runtime.ROOT / "data" / "sample" / "train.csv").read_text(encoding="utf-8").lower()
+    counts = Counter(re.findall(r"\w+", text))
+    common = sorted(counts, key=lambda word: (-counts[word], word))
+    letters = sorted(set(text) - {"\n"})
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces = list(dict.fromkeys([*pieces, *common]))[:2000]
+    words = BertWordPieceTokenizer(vocab={piece: i for i, piece in enumerate(pieces)})
     shape = BertConfig(
         vocab_size=2000, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64
     )  # fmt: skip

@@ -13,6 +13,13 @@ from rich.table import Table
 from utils.grid import Job
 
 console = Console()
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line as it is: not broken, since a log or a pipe has no width, and brackets in it are no markup."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 WAITING, TRAINING, FINISHED, BEFORE, FAILED, STOPPED = (
     "waiting", "training", "finished", "finished before", "failed", "stopped"
 )  # fmt: skip
@@ -49,16 +56,16 @@ def watched(statuses: list[Status], address: str) -> Iterator[None]:
         return
     done, said = threading.Event(), {}
 
-    def say() -> None:
+    def say_news() -> None:
         for status in statuses:
             row = row_of(status, address)
             if said.get(status.name) != row[1:-1]:
                 said[status.name] = row[1:-1]
-                console.print(" · ".join(filter(None, row)), highlight=False, soft_wrap=True)
+                say(" · ".join(filter(None, row)))
 
     def keep_saying() -> None:
         while not done.wait(2):
-            say()
+            say_news()
 
     thread = threading.Thread(target=keep_saying, daemon=True)
     thread.start()
@@ -67,7 +74,7 @@ def watched(statuses: list[Status], address: str) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        say()
+        say_news()
 
 
 def live_table(statuses: list[Status], address: str) -> Table:
