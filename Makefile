@@ -63,7 +63,7 @@ address:
 	bash setup.sh
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready requirements-dev.txt
+.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt
 	bash setup.sh --dev
 	@touch $@
 

@@ -97,7 +97,7 @@ choose_constraints() {
   requirements=(-r requirements.txt -r requirements-lit.txt)
   if [ "$where" = machine ]; then
     constraints=constraints.txt
-    if $dev; then requirements+=(-r requirements-dev.txt); fi
+    if $dev; then requirements+=(-r requirements-dev.txt -r requirements-ray.txt); fi
     return
   fi
   # The notebook front end is the platform's own. Everything else that is there stays as it is, to the version.

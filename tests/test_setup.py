@@ -60,7 +60,7 @@ IMAGES = {
                         "pandas": "2.2.2", "scikit-learn": "1.6.1", "papermill": "2.7.0"}),
 }  # fmt: skip
 VARIABLES = {"colab": {"COLAB_RELEASE_TAG": "release"}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}}
-MODULES = {"scikit-learn": "sklearn", "ml-collections": "ml_collections", "rouge-score": "rouge_score",
+MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "ml-collections": "ml_collections", "rouge-score": "rouge_score",
            "absl-py": "absl", "attrs": "attr", "protobuf": "google.protobuf", "ipython": "IPython",
            "umap-learn": "umap"}  # fmt: skip
 NEED_TORCH = {"torch", "transformers", "accelerate", "madgrad"}

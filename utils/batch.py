@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -57,8 +58,8 @@ class Batch:
                 status.error = self.train(job if status.tries == 1 else job.again(), self.stop.is_set)
             except Exception as error:  # whatever it is, the other folds go on
                 status.error = f"{type(error).__name__}: {error}"
-            if not status.error and job.finished:
-                status.state = FINISHED
+            if job.finished and (not status.error or self.stop.is_set()):  # stopped while it wrote its last pictures
+                status.state, status.error = FINISHED, ""
                 return
             if not status.error and (job.folder / "result.json").exists():
                 status.state, status.error = STOPPED, "its time limit was reached; run the same command again to go on"
@@ -114,6 +115,7 @@ def on_cluster(jobs: list[Job], wanted: int, address: str, where: str) -> tuple[
     def train(job: Job, stopped: Callable[[], bool]) -> str:
         error = there(job, address, stopped)
         if address:
+            shutil.rmtree(job.folder, ignore_errors=True)  # of an earlier try
             mirror_of(job, address).pull(job.folder.name, job.notebook.name)
         return error
 
@@ -125,7 +127,7 @@ def fetch_folds(jobs: list[Job], address: str) -> None:
     for job in jobs:
         if not job.finished:
             try:
-                mirror_of(job, address).pull(job.folder.name)
+                mirror_of(job, address).pull(job.folder.name, job.notebook.name)
             except InputError:
                 raise
             except Exception as error:  # each kind of storage has errors of its own

@@ -19,6 +19,7 @@ GRACE = 60.0  # seconds between the interrupt and the end: a step and a saved st
 
 
 def main() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers block SIGINT, and children inherit it
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     asked = threading.Event()
     # Not sys.stdin.read, whose lock a thread that waits in it would hold at the end.
