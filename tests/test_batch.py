@@ -15,7 +15,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.test_resume import assert_same
-from utils import batch, execute, grid, runtime, watch
+from utils import batch, execute, grid, runtime, summary, watch
 from utils.batch import Batch
 from utils.config import Config, InputError
 from utils.fold import fit_fold
@@ -96,7 +96,7 @@ def test_a_fold_that_fails_is_tried_again_and_stops_no_other(workspace):
         ("finished", 1, ""), ("finished", 3, ""), ("failed", 3, "RuntimeError: broken"), ("finished", 1, ""),
     ]  # fmt: skip
     assert [retrain for fold, retrain in calls if fold == 1] == [True, False, False]
-    batch.summarize(run.statuses, [], workspace / "summary.csv")
+    summary.summarize(run.statuses, [], workspace / "summary.csv")
     table = pd.read_csv(workspace / "summary.csv")
     assert list(table["state"]) == ["finished", "finished", "failed", "finished"]
     assert list(table["rmse_last"].fillna(-1)) == [0.5, 0.5, -1, 0.5]

@@ -32,7 +32,8 @@ LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lo
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
           ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
           ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"],
-          ["keeper", "mirror"], ["grid"], ["execute", "watch", "kernels"], ["cluster"], ["batch"]]  # fmt: skip
+          ["keeper", "mirror"], ["grid"], ["execute", "watch", "kernels"], ["cluster", "summary"],
+          ["batch"]]  # fmt: skip
 
 
 def test_imports_run_one_way():

@@ -60,9 +60,17 @@ IMAGES = {
                         "pandas": "2.2.2", "scikit-learn": "1.6.1", "papermill": "2.7.0"}),
 }  # fmt: skip
 VARIABLES = {"colab": {"COLAB_RELEASE_TAG": "release"}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}}
-MODULES = {"pyyaml": "yaml", "scikit-learn": "sklearn", "ml-collections": "ml_collections", "rouge-score": "rouge_score",
-           "absl-py": "absl", "attrs": "attr", "protobuf": "google.protobuf", "ipython": "IPython",
-           "umap-learn": "umap"}  # fmt: skip
+MODULES = {
+    "absl-py": "absl",
+    "attrs": "attr",
+    "ipython": "IPython",
+    "ml-collections": "ml_collections",
+    "protobuf": "google.protobuf",
+    "pyyaml": "yaml",
+    "rouge-score": "rouge_score",
+    "scikit-learn": "sklearn",
+    "umap-learn": "umap",
+}
 NEED_TORCH = {"torch", "transformers", "accelerate", "madgrad"}
 
 

@@ -18,16 +18,13 @@ from pathlib import Path
 from queue import Queue
 
 import joblib
-import pandas as pd
-from rich.table import Table
 
-from utils import checkpoint, execute, grid, runtime, state, submission
-from utils.config import Config, InputError
+from utils import checkpoint, execute, grid, runtime, state, summary
+from utils.config import InputError
 from utils.faults import only_run
-from utils.folds import QUICK, compare_weights, open_run, verdict
 from utils.grid import Job
 from utils.mirror import Mirror
-from utils.watch import BEFORE, FAILED, FINISHED, STOPPED, TRAINING, Status, console, say, watched
+from utils.watch import BEFORE, FAILED, FINISHED, STOPPED, TRAINING, Status, say, watched
 
 Train = Callable[[Job, Callable[[], bool]], str]  # of a job and of what tells that it must stop: what went wrong
 
@@ -139,73 +136,6 @@ def mirror_of(job: Job, address: str) -> Mirror:
     return Mirror(job.run_folder, f"{address}/{job.config.run_name}")
 
 
-# --- afterwards --------------------------------------------------------------------------------------------------
-
-
-def summarize(statuses: list[Status], varied: list[str], path: Path) -> None:
-    """Write a row a fold: the settings that vary, how it ended, its scores, its times."""
-    rows = []
-    for status in statuses:
-        job = status.job
-        result = checkpoint.read_result(job.folder) if job.finished else {}
-        scores = {f"rmse_{kind}": values["rmse"] for kind, values in result.get("scores", {}).items()}
-        rows.append({
-            "run": job.config.run_name, "fold": job.config.fold, **{name: job.given[name] for name in varied},
-            "state": status.state, "tries": status.tries, **scores, "seconds": result.get("seconds"),
-            "samples_per_second": result.get("samples_per_second"), "error": status.error,
-            "notebook": runtime.shown(job.notebook),
-        })  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_table(path, pd.DataFrame(rows))
-
-
-def show_scores(runs: list[Config]) -> None:
-    """The cross-validated table: every text scored by the model that has not seen it."""
-    table = Table(
-        "run", "folds", "last", "best epoch", "averaged", title="RMSE over all held-out texts (95 % interval)"
-    )
-    verdicts = []
-    for config in runs:
-        with contextlib.redirect_stdout(None):  # what it says of missing folds, the table says
-            run = open_run(config, at_least=0)
-        comparison = compare_weights(run)
-        overall = comparison[comparison["fold"] == "all"].set_index("weights")
-        cells = [f"{overall.loc[kind, 'rmse']:.4f} ({overall.loc[kind, 'low']:.3f} to {overall.loc[kind, 'high']:.3f})"
-                 if kind in overall.index else "" for kind in checkpoint.KINDS]  # fmt: skip
-        table.add_row(config.run_name, ", ".join(map(str, run.folders)), *cells)
-        verdicts.append(f"{config.run_name}: {verdict(comparison).replace('**', '')}")
-    console.print(table)
-    for sentence in verdicts:
-        say(sentence)
-
-
-def evaluate(statuses: list[Status], stopped: Callable[[], bool]) -> dict[str, str]:
-    """Execute notebooks 03 and 06 on the folds of one run; what went wrong, by notebook."""
-    job = statuses[0].job
-    unfinished = [str(status.job.config.fold) for status in statuses if not status.job.finished]
-    if unfinished or (len(statuses) < 2 and job.config.preset in QUICK):  # of which 03 would train a second
-        why = f"not finished: fold {', '.join(unfinished)}" if unfinished else "they want a second fold"
-        say(f"{job.config.run_name}: notebooks 03 and 06 are left out ({why}).")
-        return {}
-    left_out = ("fold", "retrain", "time_limit_hours", "devices", "resume_from")
-    parameters = {name: value for name, value in job.given.items() if name not in left_out}
-    errors = {}
-    for name, more in (("03_swa_evaluation", {"low_precision": False}), ("06_submission", {})):
-        output = job.run_folder / f"{name}.ipynb"
-        if execute.is_executed(output) and all(status.state == BEFORE for status in statuses):
-            continue
-        if name == "06_submission":
-            try:
-                submission.load_test(job.config)
-            except InputError as error:
-                say(f"{job.config.run_name}: notebook 06 is left out: {error}")
-                continue
-        say(f"{job.config.run_name}: executing {runtime.shown(output)}")
-        if error := execute.run_notebook(name, output, parameters | more, {}, stopped):
-            errors[runtime.shown(output)] = error
-    return errors
-
-
 # --- from a shell ------------------------------------------------------------------------------------------------
 
 
@@ -258,7 +188,7 @@ def run(asked: argparse.Namespace) -> int:
         with batch.stopped_by_signals():
             with watched(batch.statuses, asked.mirror if asked.engine == "ray" else ""):
                 batch.run()
-            summarize(batch.statuses, grid.varied(jobs), base / "summary.csv")
+            summary.summarize(batch.statuses, grid.varied(jobs), base / "summary.csv")
             return conclude(batch, base, asked)
 
 
@@ -280,11 +210,11 @@ def conclude(batch: Batch, base: Path, asked: argparse.Namespace) -> int:
         by_run.setdefault(status.job.config.run_name, []).append(status)
     scored = [found[0].job.config for found in by_run.values() if any(status.job.finished for status in found)]
     if scored:
-        show_scores(scored)
+        summary.show_scores(scored)
     errors = {}
     for found in by_run.values():
         if not (asked.no_evaluation or batch.stop.is_set()):
-            errors |= evaluate(found, batch.stop.is_set)
+            errors |= summary.evaluate(found, batch.stop.is_set)
         if asked.mirror:
             mirror = mirror_of(found[0].job, asked.mirror)
             mirror.push(*(path.name for path in found[0].job.run_folder.iterdir() if not path.name.startswith("fold-")))

@@ -1,0 +1,100 @@
+"""What a batch of folds costs: measured on this machine through papermill, as batches run, and a model of the rest.
+
+    python -m benchmarks.scaling [--data DATA] [--rows 240] [--repeats 2]
+
+A fold takes a + b·rows + c·rows·epochs + d·epochs seconds: a to start papermill, a kernel, imports and the plots; b to
+read and tokenise; c to train on and evaluate; d to save at each evaluation. Four runs of two sizes tell the four, alone
+with all cores and with as many folds at once as batches would run. The model is then held against a batch that it has
+not seen. DATA is what ``Config.data`` takes. Writes benchmarks/scaling.json.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from utils import execute, grid, runtime
+from utils.config import Config
+from utils.data import Texts, add_folds, load_table
+from utils.model import build_model
+
+
+def seconds_of(config: dict, at_once: int, folder: str) -> float:
+    """Wall seconds a fold, of ``at_once`` folds that run side by side as a batch has them."""
+    fold = ",".join(map(str, range(at_once)))
+    jobs = grid.expand({**config, "fold": fold, "output_dir": tempfile.mkdtemp(dir=folder)})
+    slots = execute.slots([job.config for job in jobs], at_once)
+    began = time.perf_counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        errors = list(pool.map(execute.train, jobs, slots))
+    assert not any(errors), errors
+    return time.perf_counter() - began
+
+
+def fit(points: list[tuple[int, float, float]]) -> list[float]:
+    """a, b, c, d from (rows, epochs, seconds), by least squares; none below zero."""
+    from scipy.optimize import nnls
+
+    rows, epochs, seconds = np.array(points).T
+    return nnls(np.stack([np.ones_like(rows), rows, rows * epochs, epochs], axis=1), seconds)[0].tolist()
+
+
+def predict(costs: list[float], rows: int, epochs: float) -> float:
+    return float(np.dot(costs, [1, rows, rows * epochs, epochs]))
+
+
+def batch_seconds(costs: list[float], rows: int, epochs: float, folds: int, at_once: int) -> float:
+    """Wall seconds of a batch: rounds of as many folds as run at once."""
+    return math.ceil(folds / at_once) * predict(costs, rows, epochs)
+
+
+def tokenizing(config: Config) -> dict:
+    """Texts tokenised a second by one process, and the bytes that a tokenised text takes in memory."""
+    table = add_folds(load_table(config), config)
+    _, tokenizer = build_model(config)
+    began = time.perf_counter()
+    texts = Texts.of(table, tokenizer, config)
+    seconds = time.perf_counter() - began
+    tokens = sum(texts.lengths)
+    return {"texts_per_second": len(table) / seconds, "tokens_per_text": tokens / len(table)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default="sample")
+    parser.add_argument("--rows", type=int, default=80)
+    parser.add_argument("--repeats", type=int, default=2)
+    asked = parser.parse_args()
+    preset = {"preset": "demo" if asked.data == "sample" else "clear", "data": asked.data, "averaging": "none"}
+    whole = Config.make(**preset)
+    cores = execute.joblib.cpu_count(only_physical_cores=True)
+    sizes = [(asked.rows, 1), (asked.rows, 3), (2 * asked.rows, 1), (2 * asked.rows, 3)]
+    found = {"machine": runtime.device_name(), "cores": cores, "tokenizing": tokenizing(whole)}
+    with tempfile.TemporaryDirectory() as folder:
+        for at_once in sorted({1, cores}):
+            points = []
+            for _ in range(asked.repeats):
+                for rows, epochs in sizes:
+                    config = {**preset, "max_rows": rows, "epochs": epochs}
+                    points.append((rows, epochs, seconds_of(config, at_once, folder)))
+                    print(f"{at_once} at once, {rows} rows, {epochs} epochs: {points[-1][-1]:.1f} s", flush=True)
+            found[f"{at_once} at once"] = dict(zip("abcd", fit(points), strict=True))
+        costs = list(found[f"{cores} at once"].values())
+        unseen = {"max_rows": round(1.5 * asked.rows), "epochs": 2}
+        began = time.perf_counter()
+        for _ in range(2):
+            seconds_of({**preset, **unseen}, cores, folder)
+        measured = time.perf_counter() - began
+    expected = batch_seconds(costs, unseen["max_rows"], unseen["epochs"], 2 * cores, cores)
+    found["unseen"] = {**unseen, "folds": 2 * cores, "measured": measured, "predicted": expected}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
