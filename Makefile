@@ -44,14 +44,17 @@ notebooks: .venv/.ready
 
 # Every fold of PRESET, or those of FOLD, and notebooks 03 and 06 on them: make folds PRESET=clear FOLD=0-2 ARGS="--seed 1,2"
 folds: .venv/.ready
-	@$(PYTHON_IN) -m utils.batch --preset $(PRESET) $(if $(FOLD),--fold $(FOLD)) $(if $(filter-out $(PRESET),$(RUN)),--run $(RUN)) $(ARGS)
+	@$(PYTHON_IN) -m utils.batch $(asked) $(ARGS)
 
 # Fills output/kaggle/: the code as a dataset, and folders that `kaggle kernels push` takes, one for each fold of FOLD.
 kaggle:
 	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
 	@$(MAKE) --no-print-directory .venv/.ready
-	@$(PYTHON_IN) -m utils.kernels --user $(KAGGLE_USERNAME) $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET)) \
-	  $(if $(FOLD),--fold $(FOLD)) $(ARGS)
+	@$(PYTHON_IN) -m utils.kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
+
+# Of PRESET, RUN and FOLD what was given, as options.
+asked = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET)) $(if $(filter-out file,$(origin RUN)),--run $(RUN)) \
+  $(if $(FOLD),--fold $(FOLD))
 
 # pyproject.toml has the address; badges, the README and the notebooks' clone command repeat it.
 address:

@@ -1,6 +1,8 @@
 """Batches of folds: tried again, stopped, killed, on a full disk, on a cluster that loses a machine."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from filelock import FileLock
 from fsspec.implementations.local import LocalFileSystem
 
 from tests.test_resume import assert_same
@@ -72,30 +75,33 @@ def whole(tmp_path_factory):
 # --- one after another, in this process --------------------------------------------------------------------------
 
 
+def never(job):
+    raise AssertionError("nothing was to be trained anew")
+
+
 def finish(job):
-    job.folder.mkdir(parents=True)
+    job.folder.mkdir(parents=True, exist_ok=True)
     (job.folder / "result.json").write_text('{"scores": {"last": {"rmse": 0.5}}, "seconds": 1.5}')
     return ""
 
 
 def test_a_fold_that_fails_is_tried_again_and_stops_no_other(workspace):
-    jobs, calls = grid.expand({"preset": "tiny", "fold": "0-3", "retrain": True}), []
+    jobs, calls = grid.expand({"preset": "tiny", "fold": "0-3"}), []
 
     def train(job, stopped):
         fold = job.config.fold
-        calls.append((fold, job.config.retrain))
-        if fold == 1 and len([call for call in calls if call[0] == 1]) < 3:
+        calls.append(fold)
+        if fold == 1 and calls.count(1) < 3:
             return "a moment's trouble"
         if fold == 2:
             raise RuntimeError("broken")
         return finish(job)
 
-    run = Batch(jobs, train, at_once=2, retries=2)
+    run = Batch(jobs, train, never, at_once=2, retries=2)
     run.run()
     assert [(status.state, status.tries, status.error) for status in run.statuses] == [
         ("finished", 1, ""), ("finished", 3, ""), ("failed", 3, "RuntimeError: broken"), ("finished", 1, ""),
     ]  # fmt: skip
-    assert [retrain for fold, retrain in calls if fold == 1] == [True, False, False]
     summary.summarize(run.statuses, [], workspace / "summary.csv")
     table = pd.read_csv(workspace / "summary.csv")
     assert list(table["state"]) == ["finished", "finished", "failed", "finished"]
@@ -103,9 +109,9 @@ def test_a_fold_that_fails_is_tried_again_and_stops_no_other(workspace):
     assert table["error"][2] == "RuntimeError: broken"
 
     calls.clear()
-    again = Batch(grid.expand({"preset": "tiny", "fold": "0-3"}), train, at_once=4, retries=0)
+    again = Batch(grid.expand({"preset": "tiny", "fold": "0-3"}), train, never, at_once=4, retries=0)
     again.run()
-    assert {fold for fold, _ in calls} == {2}, "what is finished is not run again"
+    assert calls == [2], "what is finished is not run again"
     assert [status.state for status in again.statuses] == ["finished before", "finished before", "failed",
                                                            "finished before"]  # fmt: skip
 
@@ -123,7 +129,7 @@ def test_so_many_run_at_once_and_no_more(workspace):
             running -= 1
         return finish(job)
 
-    Batch(grid.expand({"preset": "tiny", "seed": "1,2"}), train, at_once=3, retries=0).run()
+    Batch(grid.expand({"preset": "tiny", "seed": "1,2"}), train, never, at_once=3, retries=0).run()
     assert max(most) == 3
     assert len(most) == 10
 
@@ -134,7 +140,7 @@ def test_a_stop_ends_what_runs_and_begins_nothing_more(workspace):
         wait_for(stopped)
         return "stopped by SIGINT"
 
-    run = Batch(grid.expand({"preset": "tiny", "fold": "0-2"}), train, at_once=1, retries=5)
+    run = Batch(grid.expand({"preset": "tiny", "fold": "0-2"}), train, never, at_once=1, retries=5)
     run.run()
     assert [(status.state, status.tries) for status in run.statuses] == [("stopped", 1), ("stopped", 0), ("stopped", 0)]
 
@@ -146,10 +152,54 @@ def test_a_time_limit_is_no_failure_and_an_empty_folder_is(workspace):
         return ""
 
     for train, state, part in ((limit, "stopped", "time limit"), (lambda *_: "", "failed", "do all machines share")):
-        run = Batch(grid.expand({"preset": "tiny", "run": state, "fold": 0}), train, at_once=1, retries=0)
+        run = Batch(grid.expand({"preset": "tiny", "run": state, "fold": 0}), train, never, at_once=1, retries=0)
         run.run()
         assert run.statuses[0].state == state
         assert part in run.statuses[0].error
+
+
+def test_a_fold_that_is_trained_anew_is_forgotten_once_and_then_gone_on_with(workspace):
+    (job,) = grid.expand({"preset": "tiny", "fold": 0, "retrain": True, "resume_from": "old"})
+    finish(job)
+    forgotten, given = [], []
+
+    def train(job, stopped):
+        given.append(job.given)
+        return "trouble" if len(given) == 1 else finish(job)
+
+    def forget(job):
+        forgotten.append(job)
+        batch.forget(job, "")
+
+    run = Batch([job], train, forget, at_once=1, retries=1)
+    run.run()
+    assert (run.statuses[0].state, run.statuses[0].tries, len(forgotten)) == ("finished", 2, 1)
+    assert given == [{"preset": "tiny", "fold": 0}] * 2
+
+    stopped = Batch([job], lambda *_: "a dead kernel", forget, at_once=1, retries=0)
+    stopped.run()
+    assert stopped.statuses[0].state == "failed", "the old result is no result of this training"
+
+
+def test_a_damaged_result_and_a_second_batch_stop_no_other_fold(workspace):
+    jobs = grid.expand({"preset": "tiny", "fold": "0-2"})
+    finish(jobs[0])
+    (jobs[0].folder / "result.json").write_text("{")
+    jobs[1].run_folder.mkdir(exist_ok=True)
+    with FileLock(jobs[1].run_folder / ".02_fold1.ipynb.lock"):
+        run = Batch(jobs, lambda job, stopped: finish(job), never, at_once=1, retries=1)
+        run.run()
+    assert [status.state for status in run.statuses] == ["failed", "failed", "finished"]
+    assert "is damaged; train that fold again" in run.statuses[0].error
+    assert "another batch is training it" in run.statuses[1].error
+
+
+def test_the_summary_keeps_other_folds(workspace):
+    path = workspace / "summary.csv"
+    for folds in ("0-1", "1-2"):
+        statuses = [watch.Status(job, state="failed") for job in grid.expand({"preset": "tiny", "fold": folds})]
+        summary.summarize(statuses, [], path)
+    assert list(pd.read_csv(path)["fold"]) == [0, 1, 2]
 
 
 # --- how many at a time ------------------------------------------------------------------------------------------
@@ -379,49 +429,119 @@ def test_a_dry_run_prints_the_commands_and_writes_nothing(tmp_path, monkeypatch,
 # --- elsewhere ---------------------------------------------------------------------------------------------------
 
 
+def write(folder, *names, content=""):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+STATES = ["fold-0/state/step-1/manifest.json", "fold-0/state/step-1/model.safetensors"]
+
+
 def test_a_mirror_copies_what_has_changed_and_half_a_state_is_not_read(tmp_path):
+    here, there, other = (tmp_path / name for name in ("here", "there", "other"))
+    mirror = Mirror(here, f"file://{there}")
+    write(here, *STATES, "fold-0/state/step-2/manifest.json", "fold-0/.new/part", "fold-1/result.json")
+    mirror.push("fold-0")
+    assert files(there) == {*STATES, "fold-0/state/step-2/manifest.json"}
+
+    (here / "fold-0" / "state" / "step-2" / "manifest.json").unlink()
+    write(here, "fold-0/state/step-2/model.safetensors")
+    write(here, STATES[1], content="changed")
+    mirror.push("fold-0")
+    assert files(there) == {*STATES, "fold-0/state/step-2/model.safetensors"}
+    assert (there / STATES[1]).read_text() == "changed"
+
+    Mirror(other, f"file://{there}").pull("fold-0")
+    assert files(other / "fold-0") == {name.removeprefix("fold-0/") for name in STATES}
+
+
+def test_of_a_fold_the_copy_that_is_further_on_stays(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     mirror = Mirror(here, f"file://{there}")
+    write(there, *STATES, "fold-0/history.csv", content="old")
+    write(here, "fold-0/state/step-2/manifest.json", "fold-0/history.csv", content="new")
+    mirror.pull("fold-0")
+    assert (here / "fold-0" / "history.csv").read_text() == "new"
+    assert mirror.is_ahead("fold-0")
+    mirror.push("fold-0")
+    assert (there / "fold-0" / "history.csv").read_text() == "new"
+    assert not mirror.is_ahead("fold-0")
+
+    other = Mirror(tmp_path / "other", f"file://{there}")
+    write(tmp_path / "other", *STATES, "fold-0/history.csv", content="old")
+    other.pull("fold-0")
+    assert (tmp_path / "other" / "fold-0" / "history.csv").read_text() == "new"
+    write(there, "fold-0/result.json")
     for step in (1, 2):
-        (here / "fold-0" / "state" / f"step-{step}").mkdir(parents=True)
-        (here / "fold-0" / "state" / f"step-{step}" / "manifest.json").write_text("{}")
-        (here / "fold-0" / "state" / f"step-{step}" / "model.safetensors").write_text(str(step))
-    (here / "fold-0" / ".new").mkdir()
-    (here / "fold-0" / ".new" / "part").touch()
-    (here / "fold-1").mkdir()
-    (here / "fold-1" / "result.json").touch()
-    mirror.push("fold-0")
-    names = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
-    assert names == {f"fold-0/state/step-{n}/{f}" for n in (1, 2) for f in ("manifest.json", "model.safetensors")}
+        shutil.rmtree(there / "fold-0" / "state" / f"step-{step}", ignore_errors=True)
+    mirror.pull("fold-0")
+    assert (here / "fold-0" / "result.json").exists()
+    assert not (here / "fold-0" / "state").exists(), "a finished fold needs none"
 
-    (here / "fold-0" / "state" / "step-1" / "manifest.json").unlink()
-    (here / "fold-0" / "state" / "step-2" / "model.safetensors").write_text("changed")
-    mirror.push("fold-0")
-    assert not (there / "fold-0" / "state" / "step-1" / "manifest.json").exists()
-    assert (there / "fold-0" / "state" / "step-2" / "model.safetensors").read_text() == "changed"
 
-    other = tmp_path / "other"
-    Mirror(other, f"file://{there}").pull("fold-0", "02_fold0.ipynb")
-    assert not (other / "fold-0" / "state" / "step-1").exists(), "it may have been half-copied"
-    assert (other / "fold-0" / "state" / "step-2" / "model.safetensors").read_text() == "changed"
+def test_a_pull_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(there, "fold-0/result.json", "fold-0/swa/model.safetensors", content="new")
+    write(here, *STATES)
+    real = LocalFileSystem.get_file
+
+    def broken(self, path, target):
+        if "swa" in path:
+            raise ConnectionError
+        real(self, path, target)
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", broken)
+    with pytest.raises(ConnectionError):
+        Mirror(here, f"file://{there}").pull("fold-0")
+    assert files(here / "fold-0") == {name.removeprefix("fold-0/") for name in STATES}
+    monkeypatch.undo()
+    Mirror(here, f"file://{there}").pull("fold-0")
+    assert files(here / "fold-0") == {"result.json", "swa/model.safetensors"}
 
 
 def test_what_makes_a_state_whole_is_copied_last(tmp_path, monkeypatch):
-    state = tmp_path / "here" / "fold-0" / "state" / "step-1"
-    state.mkdir(parents=True)
-    for name in ("manifest.json", "average.safetensors", "rest.pt"):
-        (state / name).touch()
-    (tmp_path / "here" / "fold-0" / "result.json").touch()
-    order = []
-    real = LocalFileSystem.put_file
-    monkeypatch.setattr(
-        LocalFileSystem,
-        "put_file",
-        lambda self, *names, **o: (order.append(Path(names[0]).name), real(self, *names, **o)),
-    )
+    state = "fold-0/state/step-1"
+    write(tmp_path / "here", *(f"{state}/{name}" for name in ("manifest.json", "average.safetensors", "rest.pt")))
+    write(tmp_path / "here", "fold-0/result.json")
+    order, real = [], LocalFileSystem.put_file
+
+    def put(self, source, target, **options):
+        order.append(Path(source).name)
+        real(self, source, target, **options)
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", put)
     Mirror(tmp_path / "here", f"file://{tmp_path}/there").push("fold-0")
     assert set(order[:2]) == {"average.safetensors", "rest.pt"}
     assert set(order[2:]) == {"manifest.json", "result.json"}
+
+
+def test_a_moment_without_a_network_does_not_stop_a_training(workspace, monkeypatch):
+    """The training is a stand-in that lasts until something has been pushed."""
+    (job,) = grid.expand({"preset": "tiny", "fold": 0})
+    write(job.run_folder, "fold-0/config.json")
+    monkeypatch.setattr(execute, "PUSH_SECONDS", 0)
+    tries, real = [], LocalFileSystem.put_file
+
+    def put(self, source, target, **options):
+        tries.append(source)
+        if len(tries) == 1:
+            raise RuntimeError("no network")
+        real(self, source, target, **options)
+
+    def run_notebook(name, output, given, environment, stopped, tick):
+        tick()
+        return ""
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", put)
+    monkeypatch.setattr(execute, "run_notebook", run_notebook)
+    assert execute.train(job, {}, f"file://{workspace}/there") == ""
+    assert len(tries) == 2
+    assert files(workspace / "there" / "tiny") == {"fold-0/config.json"}
 
 
 def test_a_training_goes_on_on_another_machine_from_the_mirror(tmp_path, whole):
@@ -492,18 +612,33 @@ def test_machines_without_a_shared_disk_meet_at_the_mirror(cluster, tmp_path, wh
 
 
 @pytest.mark.full
-def test_interrupted_on_a_cluster_the_folds_save_too(cluster, tmp_path):
-    running = start(*words_for(cluster, "--epochs", "200"), cwd=tmp_path)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_interrupted_on_a_cluster_the_folds_save_too(mirrored, cluster, tmp_path):
+    bucket = tmp_path / "bucket"
+    words = ["--epochs", "200", *(["--mirror", f"file://{bucket}"] if mirrored else [])]
+    running = start(*words_for(cluster, *words), cwd=tmp_path)
+    place = bucket if mirrored else tmp_path / "output"
     for fold in (0, 1):
-        wait_for(lambda fold=fold: states(tmp_path, fold))
+        wait_for(lambda fold=fold: list(place.glob(f"tiny/fold-{fold}/state/*/manifest.json")))
     running.send_signal(signal.SIGINT)
     said = running.communicate(timeout=200)[0]
     assert running.returncode == 130, said
-    table = pd.read_csv(tmp_path / "output" / "tiny" / "summary.csv")
-    assert list(table["state"]) == ["stopped", "stopped"]
+    assert list(pd.read_csv(tmp_path / "output" / "tiny" / "summary.csv")["state"]) == ["stopped", "stopped"]
     for fold in (0, 1):
-        assert "stopped by SIGINT after step" in (tmp_path / "output" / "tiny" / f"02_fold{fold}.ipynb").read_text()
-        assert states(tmp_path, fold)
+        told = re.search(r"stopped by SIGINT after step (\d+)", (place / "tiny" / f"02_fold{fold}.ipynb").read_text())
+        assert (place / "tiny" / f"fold-{fold}" / "state" / f"step-{int(told[1]):08d}" / "manifest.json").exists()
+
+
+@pytest.mark.full
+def test_data_of_ones_own_reach_the_machines_that_share_no_disk(cluster, tmp_path):
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv").sample(60, random_state=0)
+    table.to_csv(tmp_path / "mine.csv", index=False)
+    words = ["--preset", "tiny", "--max-rows", "0", "--data", "mine.csv", "--fold", "0", "--no-evaluation"]
+    words += ["--engine", "ray", "--address", cluster.address, "--mirror", f"file://{tmp_path}/bucket"]
+    done = start(*words, cwd=tmp_path)
+    said = done.communicate(timeout=200)[0]
+    assert done.returncode == 0, said
+    assert (tmp_path / "output" / "tiny-mine" / "fold-0" / "result.json").exists()
 
 
 def test_no_cluster_and_no_ray_are_told_in_a_sentence(monkeypatch):

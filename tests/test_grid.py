@@ -1,6 +1,5 @@
 """From names and values to the folds to train."""
 
-import dataclasses
 import itertools
 import math
 
@@ -9,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils import checkpoint, grid
+from utils import grid
 from utils.config import Config, InputError
 from utils.fold import fit_fold
 
@@ -68,11 +67,12 @@ def test_a_grid_is_every_combination_once_each_in_a_folder_of_its_own(axes):
 def test_runs_of_a_grid_are_named_after_what_varies(workspace):
     jobs = grid.expand({"preset": "tiny,demo", "lr": "1e-4,2e-4", "fold": "1"})
     assert [job.config.run_name for job in jobs] == ["tiny-lr-1e-4", "tiny-lr-2e-4", "demo-lr-1e-4", "demo-lr-2e-4"]
-    assert grid.base_name(jobs, {}) == "tiny+demo"
+    assert grid.base_name(jobs, {}) == "tiny+demo-lr"
     named = grid.expand({"run": "mine", "preset": "tiny,demo", "encoder": "a/b,c", "fold": "0"})
     assert [job.config.run_name for job in named][1] == "mine-preset-tiny-encoder-c"
     assert named[0].config.run_name == "mine-preset-tiny-encoder-a-b", "a name of a folder"
-    assert grid.base_name(named, {"run": "mine"}) == "mine"
+    assert grid.base_name(named, {"run": "mine"}) == "mine-encoder"
+    assert grid.base_name(named[:1], {}) == "mine-preset-tiny-encoder-a-b", "one run's own folder"
 
 
 def test_yaml_says_the_same_and_the_command_line_counts_more(tmp_path):
@@ -83,6 +83,10 @@ def test_yaml_says_the_same_and_the_command_line_counts_more(tmp_path):
     assert [(job.config.seed, job.config.fold) for job in jobs] == [(1, 3), (2, 3)]
     assert jobs[0].config.target_columns == ("a", "b"), "a list of names is one value of this one"
     assert len(grid.expand({"target_columns": [["a"], ["a", "b"]], "fold": 0})) == 2
+    assert len(grid.expand({"fold": None})) == 5, "as if it were not there"
+    assert grid.expand({"run": 7, "fold": 0, "seed": [1, 2]})[0].config.run_name == "7-seed-1"
+    with pytest.raises(InputError, match=r"run=\['a', 'b'\] cannot be used; it takes one value"):
+        grid.expand({"run": ["a", "b"]})
 
 
 @pytest.mark.parametrize(
@@ -101,6 +105,7 @@ def test_yaml_says_the_same_and_the_command_line_counts_more(tmp_path):
         (["--fold", "1,1"], "two trainings would share output/demo/fold-1; name each value once, or set run."),
         (["--data", "a/x.csv,b/x.csv", "--fold", "0"],
          "two trainings would share output/demo-x/fold-0; name each value once, or set run."),
+        (["--fold", "0-99999999999"], "fold=0-99999999999 are too many values."),
         (["--preset", "demoo"], "preset='demoo' is not known; did you mean 'demo'?"),
     ],
 )  # fmt: skip
@@ -155,10 +160,8 @@ def test_another_training_in_the_way_is_named_before_anything_starts(tiny, tiny_
     grid.check(grid.expand({"preset": "tiny", "precision": "fp32", "lr": 0.5, "retrain": True}))
 
 
-def test_a_further_try_does_not_begin_anew(tiny):
-    (job,) = grid.expand({"preset": "tiny", "fold": 0, "retrain": True})
-    again = job.again()
-    assert not again.config.retrain
-    assert again.given == {"preset": "tiny", "fold": 0}
-    assert dataclasses.replace(job.config, retrain=False) == again.config
-    assert checkpoint.fold_folder(again.config) == job.folder
+def test_folds_of_the_same_run_that_others_trained_must_be_alike(tiny, tiny_table):
+    fit_fold(tiny(fold=0), tiny_table)
+    grid.check(grid.expand({"preset": "tiny", "precision": "fp32", "fold": "1,2"}))
+    with pytest.raises(InputError, match=r"fold-0 holds another training: lr \(was 0.001, is 0.5\)"):
+        grid.check(grid.expand({"preset": "tiny", "precision": "fp32", "fold": "1,2", "lr": 0.5}))

@@ -119,6 +119,10 @@ def test_folds_are_added_one_after_another(tmp_path):
     assert given == {"preset": "feedback", "lr": 3e-5, "run": "second"}
     kernels.stage("someone", {"preset": "clear", "fold": 1}, tmp_path)
     assert metadata(tmp_path / "02_fold_training_1")["competition_sources"] == []
+    folds_there = [path.name for path in tmp_path.glob("02_*")]
+    assert folds_there == ["02_fold_training_1"], "another run's fold is not mixed with this one's"
+    kernels.stage("another", {"preset": "clear", "fold": 2}, tmp_path)
+    assert metadata(tmp_path / "03_swa_evaluation")["kernel_sources"][1:] == ["another/swa-apex-lit-02-fold-training-2"]
 
 
 def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monkeypatch):
@@ -141,6 +145,7 @@ def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monke
     [
         ("some one", {}, "'some one' is no name of a Kaggle user"),
         ("someone", {"fold": "7"}, "fold=7 does not exist"),
+        ("someone", {"data": "mine.csv"}, "data='mine.csv' is not on Kaggle; make it a dataset there"),
         ("someone", {"lr": "1e-4,2e-4"}, "these parameters make several runs; stage one run at a time."),
     ],
 )

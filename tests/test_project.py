@@ -32,7 +32,7 @@ LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lo
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
           ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
           ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"],
-          ["keeper", "mirror"], ["grid"], ["execute", "watch", "kernels"], ["cluster", "summary"],
+          ["keeper", "grid", "mirror"], ["execute", "watch", "kernels"], ["cluster", "summary"],
           ["batch"]]  # fmt: skip
 
 

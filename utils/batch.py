@@ -7,6 +7,7 @@ A fold that fails is tried again, from where it was; called again, a batch does 
 
 import argparse
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 from queue import Queue
 
 import joblib
+from filelock import FileLock, Timeout
 
 from utils import checkpoint, execute, grid, runtime, state, summary
 from utils.config import InputError
@@ -30,11 +32,14 @@ Train = Callable[[Job, Callable[[], bool]], str]  # of a job and of what tells t
 
 
 class Batch:
-    """Jobs on their way through ``train``, so many at once, each with ``retries`` further tries."""
+    """Jobs on their way through ``train``, so many at once, each with ``retries`` further tries.
 
-    def __init__(self, jobs: list[Job], train: Train, at_once: int, retries: int):
+    ``forget`` removes what there is of a fold that is to be trained anew.
+    """
+
+    def __init__(self, jobs: list[Job], train: Train, forget: Callable[[Job], None], at_once: int, retries: int):
         self.statuses = [Status(job) for job in jobs]
-        self.train, self.at_once, self.retries = train, at_once, retries
+        self.train, self.forget, self.at_once, self.retries = train, forget, at_once, retries
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -45,28 +50,41 @@ class Batch:
 
     def see_through(self, status: Status) -> None:
         """One job, with its further tries."""
-        job = status.job
-        if job.finished and not job.config.retrain:
+        try:
+            self.attempt(status)
+        except Timeout:
+            status.state, status.error = FAILED, "another batch is training it; wait for that one to end"
+        except Exception as error:  # whatever it is, the other folds go on
+            status.state, status.error = FAILED, f"{type(error).__name__}: {error}"
+        if self.stop.is_set() and status.state not in (FINISHED, BEFORE):
+            status.state = STOPPED
+
+    def attempt(self, status: Status) -> None:
+        job = status.job.going_on()
+        if job is status.job and job.finished:
             status.state = BEFORE
             return
-        while status.tries <= self.retries and not self.stop.is_set():
-            status.state, status.tries = TRAINING, status.tries + 1
-            try:
-                status.error = self.train(job if status.tries == 1 else job.again(), self.stop.is_set)
-            except Exception as error:  # whatever it is, the other folds go on
-                status.error = f"{type(error).__name__}: {error}"
-            if job.finished and (not status.error or self.stop.is_set()):  # stopped while it wrote its last pictures
-                status.state, status.error = FINISHED, ""
-                return
-            if not status.error and (job.folder / "result.json").exists():
-                status.state, status.error = STOPPED, "its time limit was reached; run the same command again to go on"
-                return
-            status.error = status.error or (
-                f"it ended, but {runtime.shown(job.folder)} holds no result; do all machines share this folder?"
-            )
-            status.state = FAILED
-        if self.stop.is_set():
-            status.state = STOPPED
+        job.run_folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(job.run_folder / f".{job.notebook.name}.lock", timeout=0):
+            while status.tries <= self.retries and not self.stop.is_set():
+                if job is not status.job and not status.tries:
+                    self.forget(job)
+                status.state, status.tries = TRAINING, status.tries + 1
+                try:
+                    status.error = self.train(job, self.stop.is_set)
+                    finished = job.finished
+                except Exception as error:
+                    status.error, finished = f"{type(error).__name__}: {error}", False
+                if finished and (not status.error or self.stop.is_set()):  # stopped while it drew its last pictures
+                    status.state, status.error = FINISHED, ""
+                    return
+                if not status.error and (job.folder / "result.json").exists():
+                    status.state, status.error = STOPPED, "its time limit was reached; run the same command again"
+                    return
+                status.error = status.error or (
+                    f"it ended, but {runtime.shown(job.folder)} holds no result; do all machines share this folder?"
+                )
+                status.state = FAILED
 
     @contextlib.contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
@@ -112,24 +130,37 @@ def on_cluster(jobs: list[Job], wanted: int, address: str, where: str) -> tuple[
     def train(job: Job, stopped: Callable[[], bool]) -> str:
         error = there(job, address, stopped)
         if address:
-            shutil.rmtree(job.folder, ignore_errors=True)  # of an earlier try
-            mirror_of(job, address).pull(job.folder.name, job.notebook.name)
+            mirror = mirror_of(job, address)
+            mirror.pull(job.folder.name, again=True)
+            with contextlib.suppress(FileNotFoundError):  # lost before it was copied
+                mirror.files.get_file(f"{mirror.root}/{job.notebook.name}", str(job.notebook))
         return error
 
     return train, min(wanted or len(jobs), len(jobs))
 
 
-def fetch_folds(jobs: list[Job], address: str) -> None:
-    """Bring here what earlier batches have left at ``address``."""
+def forget(job: Job, address: str) -> None:
+    """Remove a fold, and its copy at ``address``."""
+    if address:
+        mirror_of(job, address).remove(job.folder.name)
+    else:
+        with only_run(job.folder):
+            shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def compare_folds(jobs: list[Job], address: str) -> None:
+    """Bring here what has come further at ``address``, and there what has been finished here without it."""
     for job in jobs:
-        if not job.finished:
-            try:
-                mirror_of(job, address).pull(job.folder.name, job.notebook.name)
-            except InputError:
-                raise
-            except Exception as error:  # each kind of storage has errors of its own
-                reason = str(error).split("\n")[0] or type(error).__name__
-                raise InputError(f"--mirror {address} cannot be read ({reason}).") from None
+        mirror = mirror_of(job, address)
+        try:
+            mirror.pull(job.folder.name)
+            if job.finished and mirror.is_ahead(job.folder.name):
+                mirror.push(job.folder.name, job.notebook.name)
+        except InputError:
+            raise
+        except Exception as error:  # each kind of storage has errors of its own
+            reason = str(error).split("\n")[0] or type(error).__name__
+            raise InputError(f"--mirror {address} cannot be used ({reason}).") from None
 
 
 def mirror_of(job: Job, address: str) -> Mirror:
@@ -144,6 +175,8 @@ def main() -> None:
         sys.exit(run(arguments()))
     except InputError as error:
         sys.exit(f"InputError: {error}")
+    except KeyboardInterrupt:  # before anything has begun
+        sys.exit(130)
 
 
 def arguments() -> argparse.Namespace:
@@ -172,24 +205,23 @@ def arguments() -> argparse.Namespace:
 def run(asked: argparse.Namespace) -> int:
     """The whole batch; its exit code."""
     jobs = grid.expand(asked.given)
+    base = checkpoint.fold_folder(jobs[0].config).parent.parent / grid.base_name(jobs, asked.given)
     if asked.mirror and not asked.dry_run:
-        fetch_folds(jobs, asked.mirror)
+        compare_folds(jobs, asked.mirror)
     grid.check(jobs)
     if asked.dry_run:
         show_plan(jobs, asked)
         return 0
-    base = checkpoint.fold_folder(jobs[0].config).parent.parent / grid.base_name(jobs, asked.given)
-    with only_run(base):
-        if asked.engine == "ray":
-            train, at_once = on_cluster(jobs, asked.jobs, asked.mirror, asked.address)
-        else:
-            train, at_once = on_this_machine(jobs, asked.jobs, asked.mirror)
-        batch = Batch(jobs, train, at_once, asked.retries)
-        with batch.stopped_by_signals():
-            with watched(batch.statuses, asked.mirror if asked.engine == "ray" else ""):
-                batch.run()
-            summary.summarize(batch.statuses, grid.varied(jobs), base / "summary.csv")
-            return conclude(batch, base, asked)
+    if asked.engine == "ray":
+        train, at_once = on_cluster(jobs, asked.jobs, asked.mirror, asked.address)
+    else:
+        train, at_once = on_this_machine(jobs, asked.jobs, asked.mirror)
+    batch = Batch(jobs, train, functools.partial(forget, address=asked.mirror), at_once, asked.retries)
+    with batch.stopped_by_signals():
+        with watched(batch.statuses, asked.mirror if asked.engine == "ray" else ""):
+            batch.run()
+        summary.summarize(batch.statuses, grid.varied(jobs), base / "summary.csv")
+        return conclude(batch, base, asked)
 
 
 def show_plan(jobs: list[Job], asked: argparse.Namespace) -> None:
@@ -205,19 +237,17 @@ def show_plan(jobs: list[Job], asked: argparse.Namespace) -> None:
 
 def conclude(batch: Batch, base: Path, asked: argparse.Namespace) -> int:
     """Scores, notebooks 03 and 06, what failed; the exit code."""
-    by_run: dict[str, list[Status]] = {}
+    by_run: dict[str, list[Job]] = {}
     for status in batch.statuses:
-        by_run.setdefault(status.job.config.run_name, []).append(status)
-    scored = [found[0].job.config for found in by_run.values() if any(status.job.finished for status in found)]
-    if scored:
-        summary.show_scores(scored)
-    errors = {}
-    for found in by_run.values():
+        by_run.setdefault(status.job.config.run_name, []).append(status.job)
+    errors = summary.show_scores([jobs[0].config for jobs in by_run.values()])
+    for jobs in by_run.values():
         if not (asked.no_evaluation or batch.stop.is_set()):
-            errors |= summary.evaluate(found, batch.stop.is_set)
-        if asked.mirror:
-            mirror = mirror_of(found[0].job, asked.mirror)
-            mirror.push(*(path.name for path in found[0].job.run_folder.iterdir() if not path.name.startswith("fold-")))
+            errors |= summary.evaluate(jobs, batch.stop.is_set)
+        if asked.mirror and jobs[0].run_folder.exists():
+            errors |= push_the_rest(jobs[0].run_folder, asked.mirror)
+    if asked.mirror and base.name not in by_run:
+        errors |= push_the_rest(base, asked.mirror)
     failed = [status for status in batch.statuses if status.state not in (FINISHED, BEFORE)]
     for status in failed:
         if status.state == FAILED:
@@ -231,6 +261,16 @@ def conclude(batch: Batch, base: Path, asked: argparse.Namespace) -> int:
         say(indented(error))
     say(f"Summary: {runtime.shown(base / 'summary.csv')}")
     return 130 if batch.stop.is_set() else int(bool(failed or errors))
+
+
+def push_the_rest(folder: Path, address: str) -> dict[str, str]:
+    """Copy what lies beside the folds; what went wrong."""
+    names = [path.name for path in folder.iterdir() if not path.name.startswith(("fold-", "."))]
+    try:
+        Mirror(folder, f"{address}/{folder.name}").push(*names)
+    except Exception as error:  # each kind of storage has errors of its own
+        return {f"copying {runtime.shown(folder)} to {address}": f"{type(error).__name__}: {error}"}
+    return {}
 
 
 def indented(text: str) -> str:

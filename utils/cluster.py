@@ -11,11 +11,13 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
+
 from utils import runtime
 from utils.config import InputError
 from utils.execute import train
 from utils.grid import Job
-from utils.sources import SOURCES
+from utils.sources import find_table
 
 SHIPPED = ("utils", "notebooks", "data/sample")  # what training a fold needs of this project
 
@@ -43,11 +45,11 @@ def connect(where: str) -> Callable[[Job, str, Callable[[], bool]], str]:
 
     def train_there(job: Job, address: str, stopped: Callable[[], bool]) -> str:
         room = {f"num_{kind.lower()}s": max(1, job.config.devices)}
-        task = ray.remote(max_retries=0, **room)(_train).remote(absolute(job), address)
+        task = ray.remote(max_retries=0, **room)(_train).remote(for_all(job, address), address)
         while not ray.wait([task], timeout=0.5)[0]:
             if stopped():
                 ray.cancel(task)
-                ray.wait([task], timeout=90)  # while it saves its state
+                ray.wait([task], timeout=600)  # while it saves its state, and copies it
                 return "stopped"
         try:
             return ray.get(task)
@@ -59,18 +61,34 @@ def connect(where: str) -> Callable[[Job, str, Callable[[], bool]], str]:
     return train_there
 
 
-def absolute(job: Job) -> Job:
-    """The job with paths that mean the same on every machine."""
-    paths = {"output_dir": str((runtime.workspace() / job.config.output_dir).resolve()), "run": job.config.run_name}
-    if job.config.data not in SOURCES and Path(job.config.data).exists():
-        paths["data"] = str(Path(job.config.data).resolve())
-    return Job(dataclasses.replace(job.config, **paths), {**job.given, **paths})
+def for_all(job: Job, address: str) -> Job:
+    """The job with paths that mean the same on every machine. With an address, the data go there."""
+    config, paths = job.config, {"output_dir": str((runtime.workspace() / job.config.output_dir).resolve())}
+    for name in ("encoder", "resume_from"):
+        if getattr(config, name) and Path(getattr(config, name)).exists():
+            paths[name] = str(Path(getattr(config, name)).resolve())
+    if config.data != "sample":  # which is shipped with the code
+        table = find_table(config.data).resolve()
+        paths["data"] = f"{address}/{config.run_name}/data/{table.name}" if address else str(table)
+        if address:
+            with table.open("rb") as source, fsspec.open(paths["data"], "wb") as target:
+                shutil.copyfileobj(source, target)
+    return changed(job, run=config.run_name, **paths)
+
+
+def changed(job: Job, **values: str) -> Job:
+    return Job(dataclasses.replace(job.config, **values), {**job.given, **values})
 
 
 def _train(job: Job, address: str) -> str:
     """What a machine of the cluster does. With an address, its own disk is only a scratch."""
     with contextlib.ExitStack() as stack:
         if address:
-            scratch = {"output_dir": stack.enter_context(tempfile.TemporaryDirectory())}
-            job = Job(dataclasses.replace(job.config, **scratch), {**job.given, **scratch})
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            job = changed(job, output_dir=str(scratch))
+            if job.config.data != "sample":
+                table = scratch / Path(job.config.data).name
+                with fsspec.open(job.config.data, "rb") as source, table.open("wb") as target:
+                    shutil.copyfileobj(source, target)
+                job = changed(job, data=str(table))
         return train(job, {}, address)

@@ -40,13 +40,14 @@ def train(job: Job, environment: dict[str, str], address: str = "", stopped: Cal
     def push_now_and_then() -> None:
         nonlocal pushed
         if time.monotonic() - pushed > PUSH_SECONDS:
-            with contextlib.suppress(OSError):  # replaced while it was copied, or a moment without a network
+            with contextlib.suppress(Exception):  # replaced while it was copied, or a moment without a network
                 mirror.push(job.folder.name)
             pushed = time.monotonic()
 
-    error = run_notebook("02_fold_training", job.notebook, job.given, environment, stopped, push_now_and_then)
-    mirror.push(job.folder.name, job.notebook.name)
-    return error
+    try:
+        return run_notebook("02_fold_training", job.notebook, job.given, environment, stopped, push_now_and_then)
+    finally:  # also where Ray interrupts it
+        mirror.push(job.folder.name, job.notebook.name)
 
 
 def run_notebook(

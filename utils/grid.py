@@ -44,10 +44,12 @@ class Job:
     def finished(self) -> bool:
         return checkpoint.is_finished(self.folder)
 
-    def again(self) -> "Job":
-        """The same for a further try, which goes on from where the last one was."""
-        own = {name: value for name, value in self.given.items() if name != "retrain"}
-        return Job(dataclasses.replace(self.config, retrain=False), own)
+    def going_on(self) -> "Job":
+        """The same without ``retrain``: the batch removes the old fold itself, once, before the first try."""
+        if not self.config.retrain:
+            return self
+        own = {name: value for name, value in self.given.items() if name not in ("retrain", "resume_from")}
+        return Job(dataclasses.replace(self.config, retrain=False, resume_from=""), own)
 
 
 def read_words(words: list[str]) -> dict[str, str]:
@@ -92,6 +94,7 @@ def expand(given: dict) -> list[Job]:
     Raises InputError for names and values that cannot be, and for two combinations that would share a folder.
     """
     refuse_unknown(given)
+    given = {name: value for name, value in given.items() if value is not None}
     axes = {name: read_values(name, value) for name, value in given.items()}
     folds = axes.pop("fold", None)
     varied = [name for name, values in axes.items() if len(values) > 1]
@@ -119,10 +122,14 @@ def expand(given: dict) -> list[Job]:
 def read_values(name: str, value) -> list:
     """The values that one parameter takes: "1,2,5-7", "a,b", a list from YAML, or the value itself."""
     plural = str(TYPES[name]).startswith("tuple")
-    if isinstance(value, list):
+    if name in WHOLE:
+        if isinstance(value, list):
+            raise InputError(f"{name}={value!r} cannot be used; it takes one value.")
+        found = [str(value)]
+    elif isinstance(value, list):
         found = [value] if plural and not any(isinstance(each, list) for each in value) else value
         found = [",".join(map(str, each)) if isinstance(each, list) else each for each in found]
-    elif not isinstance(value, str) or plural or name in WHOLE:
+    elif not isinstance(value, str) or plural:
         found = [value]
     else:
         found = [part.strip() for part in value.split(",") if part.strip()]
@@ -140,6 +147,8 @@ def read_range(name: str, part: str) -> list:
     first, last = map(int, ends.groups())
     if first > last:
         raise InputError(f"{name}={part} runs backwards; write {last}-{first}.")
+    if last - first > 10_000:
+        raise InputError(f"{name}={part} are too many values.")
     return list(range(first, last + 1))
 
 
@@ -153,12 +162,17 @@ def check(jobs: list[Job]) -> None:
         for job in alike:
             if job.config.fold not in there:
                 raise InputError(f"fold {job.config.fold} holds no rows; choose from {sorted(there)}.")
-            if job.config.retrain:
-                continue
-            begun = checkpoint.is_finished(job.folder) or state.newest(job.folder / "state")
-            for place in (job.folder if begun else None, earlier_output(job.config)):
-                if place is not None:
-                    refuse_changes(checkpoint.read_about(place), job.config, print_, place)
+            if not job.config.retrain:
+                begun = checkpoint.is_finished(job.folder) or state.newest(job.folder / "state")
+                for place in (job.folder if begun else None, earlier_output(job.config)):
+                    if place is not None:
+                        refuse_changes(checkpoint.read_about(place), job.config, print_, place)
+            # Folds of the same run that others have trained: the run's scores are of all of them.
+            for place in set(job.run_folder.glob("fold-*")) - {other.folder for other in jobs}:
+                if checkpoint.is_finished(place):
+                    about = checkpoint.read_about(place)
+                    like = dataclasses.replace(job.config, fold=about["config"]["fold"])
+                    refuse_changes(about, like, print_, place)
 
 
 def by_data(jobs: list[Job]) -> Iterator[tuple[Config, list[Job]]]:
@@ -179,8 +193,9 @@ def varied(jobs: list[Job]) -> list[str]:
 
 
 def base_name(jobs: list[Job], given: dict) -> str:
-    """The folder of the batch's summary: the run, or, of a grid, what its runs' names begin with."""
-    runs = list(dict.fromkeys(job.config.run_name for job in jobs))
-    if len(runs) == 1:
-        return runs[0]
-    return given.get("run") or "+".join(name for name in PRESETS if any(job.config.preset == name for job in jobs))
+    """The folder of the batch's summary: the run's, or, of a grid, one named after what varies."""
+    if len({job.config.run_name for job in jobs}) == 1:
+        return jobs[0].config.run_name
+    presets = [name for name in PRESETS if any(job.config.preset == name for job in jobs)]
+    names = [name for name in varied(jobs) if name != "preset"]
+    return "-".join([str(given.get("run") or "+".join(presets)), *names])

@@ -27,15 +27,19 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
     below: dict[int, psutil.Process] = {}
-    deadline = None
+    told = None  # when
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             below |= {child.pid: child for child in psutil.Process(process.pid).children(recursive=True)}
-        if asked.is_set() and deadline is None:
-            deadline = time.monotonic() + GRACE
+        if asked.is_set() and told is None:
+            told = time.monotonic()
             interrupt(process, below)
-        if deadline is not None and time.monotonic() > deadline:
-            process.kill()
+        if told is not None:
+            waited = time.monotonic() - told
+            if waited > GRACE:
+                process.kill()
+            elif waited > 5 and not kernels_of(below):  # interrupted while it started, and papermill waits for it
+                process.terminate()
         time.sleep(0.1)
     for child in below.values():
         with contextlib.suppress(psutil.Error):
@@ -45,15 +49,22 @@ def main() -> None:
 
 def interrupt(process: subprocess.Popen, below: dict[int, psutil.Process]) -> None:
     """What the stop button does; before there is a kernel, the end of it all."""
-    kernels = []
-    for child in below.values():
-        with contextlib.suppress(psutil.Error):
-            kernels += [child] if any("ipykernel" in word for word in child.cmdline()) else []
+    kernels = kernels_of(below)
+    if not kernels:
+        process.terminate()
     for kernel in kernels[:1]:  # processes that it has forked look like it
         with contextlib.suppress(psutil.Error):
             kernel.send_signal(signal.SIGINT)
-    if not kernels:
-        process.terminate()
+
+
+def kernels_of(below: dict[int, psutil.Process]) -> list[psutil.Process]:
+    """The notebook's kernel, and what it has forked, as far as they live."""
+    found = []
+    for child in below.values():
+        with contextlib.suppress(psutil.Error):
+            if any("ipykernel" in word for word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 if __name__ == "__main__":

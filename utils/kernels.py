@@ -13,13 +13,14 @@ import shutil
 import sys
 from pathlib import Path
 
+import nbformat
 import papermill
 
 from utils import grid, runtime
 from utils.checkpoint import write_json
 from utils.config import InputError
 from utils.grid import Job
-from utils.sources import KAGGLE_COMPETITIONS
+from utils.sources import KAGGLE_COMPETITIONS, SOURCES
 
 CODE = ("utils", "docs", "data/README.md", "data/sample", "setup.sh", "constraints.txt", "requirements.txt",
         "requirements-lit.txt")  # fmt: skip
@@ -49,6 +50,11 @@ def stage(user: str, given: dict, folder: Path) -> list[str]:
     jobs = grid.expand({"preset": "commonlit", "time_limit_hours": SESSION_HOURS, **given})
     if len({job.config.run_name for job in jobs}) > 1:
         raise InputError("these parameters make several runs; stage one run at a time.")
+    data = jobs[0].config.data
+    if data not in SOURCES and not data.startswith("/kaggle/input/"):
+        raise InputError(
+            f"data={data!r} is not on Kaggle; make it a dataset there, and give its path in /kaggle/input/."
+        )
     shutil.rmtree(folder / "code", ignore_errors=True)
     for name in CODE:
         source, target = runtime.ROOT / name, folder / "code" / name
@@ -66,9 +72,15 @@ def stage(user: str, given: dict, folder: Path) -> list[str]:
     for job in jobs:
         names.append(f"02_fold_training_{job.config.fold}")
         write_kernel(folder / names[-1], "02_fold_training", job.given, fold_template(job, user))
-    trained = sorted(folder.glob("02_fold_training_*/kernel-metadata.json"))
-    trained = [json.loads(path.read_text(encoding="utf-8"))["id"] for path in trained]
     parameters = {name: value for name, value in jobs[0].given.items() if name not in ("fold", "time_limit_hours")}
+    trained = []
+    for place in sorted(folder.glob("02_fold_training_*")):
+        about = json.loads((place / "kernel-metadata.json").read_text(encoding="utf-8"))
+        given = nbformat.read(place / about["code_file"], 4).metadata["papermill"]["parameters"]
+        if about["id"].startswith(f"{user}/") and parameters.items() <= given.items():
+            trained.append(about["id"])
+        else:
+            shutil.rmtree(place)  # of another run, whose folds the readers must not mix with this one's
     for name in READERS:
         about = read_template(name, user) | competition(jobs[0])
         about["kernel_sources"] = [*about["kernel_sources"], *trained]

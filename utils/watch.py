@@ -17,7 +17,8 @@ console = Console()
 
 def say(text: str, style: str | None = None) -> None:
     """A line as it is: not broken, since a log or a pipe has no width, and brackets in it are no markup."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    with contextlib.suppress(OSError):  # the terminal has gone
+        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 WAITING, TRAINING, FINISHED, BEFORE, FAILED, STOPPED = (
@@ -43,7 +44,7 @@ class Status:
         place = f"{address}/{self.job.config.run_name}/{self.job.folder.name}" if address else self.job.folder
         try:
             return pd.read_csv(f"{place}/history.csv")
-        except (OSError, ValueError):  # none yet
+        except Exception:  # none yet; and each kind of storage has errors of its own, which a display must not spread
             return pd.DataFrame(columns=["epoch", "rmse", "swa_rmse", "seconds"])
 
 
@@ -51,7 +52,8 @@ class Status:
 def watched(statuses: list[Status], address: str) -> Iterator[None]:
     """A live table on a terminal; elsewhere, such as in a log, a line whenever something has changed."""
     if console.is_terminal:
-        with Live(console=console, get_renderable=lambda: live_table(statuses, address), refresh_per_second=0.5):
+        live = Live(console=console, get_renderable=lambda: live_table(statuses, address), refresh_per_second=0.5)
+        with contextlib.suppress(OSError), live:  # of a terminal that has gone; its hang-up has stopped the batch
             yield
         return
     done, said = threading.Event(), {}
