@@ -27,7 +27,7 @@ def test_every_requirement_has_one_exact_version_within_its_range():
         assert requirement.specifier.contains(pin.version), requirement.name
 
 
-LAYERS = [["config"], ["runtime"], ["sources", "devices"], ["data", "model", "lowprecision"],
+LAYERS = [["config", "madgrad"], ["runtime"], ["sources", "devices"], ["data", "model", "lowprecision"],
           ["predict", "losses", "metrics", "optim"],
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
           ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],

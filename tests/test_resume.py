@@ -356,7 +356,7 @@ def test_a_state_of_another_version_is_refused(saved, tiny, tiny_table):
     sealed["content"]["format"] = 99
     sealed["sha256"] = state._seal(sealed["content"])
     (saved / "manifest.json").write_text(json.dumps(sealed))
-    with pytest.raises(InputError, match=r"manifest.json is of format 99, this version reads 1"):
+    with pytest.raises(InputError, match=r"manifest.json is of format 99, this version reads 2"):
         fit_fold(tiny(**OPTIONS), tiny_table)
 
 

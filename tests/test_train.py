@@ -59,6 +59,18 @@ def test_a_fold_leaves_what_the_later_notebooks_read(tiny, tiny_table, capsys):
     assert len(lines) == 4
 
 
+def test_the_attention_that_is_faster_on_a_cpu_changes_nothing(tiny, tiny_table, monkeypatch):
+    histories = []
+    for implementation in ("eager", "sdpa"):
+        if implementation == "sdpa":
+            monkeypatch.setattr("transformers.PreTrainedModel.set_attn_implementation", lambda self, name: None)
+        config = tiny(run=implementation, epochs=1, swa_start=0.5, eval_every=1)
+        training = prepare(config, tiny_table, 0)
+        assert training.model.encoder.config._attn_implementation == implementation
+        histories.append(pd.read_csv(fit_fold(config, tiny_table) / "history.csv")["train_loss"])
+    np.testing.assert_allclose(*histories, rtol=1e-5)
+
+
 def plan_steps(config, table):
     rows = int((table["fold"] != config.fold).sum())
     return range(-(-rows // config.batch_size) * int(config.epochs))

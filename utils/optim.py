@@ -4,13 +4,13 @@ import math
 import re
 
 import torch
-from madgrad import MADGRAD
 from torch import nn
 from torch.optim.swa_utils import SWALR
 from transformers import get_scheduler
 
 from utils import runtime
 from utils.config import Config, InputError
+from utils.madgrad import MADGRAD
 from utils.model import TextRegressor, encoder_layers
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # transformers' names
@@ -87,7 +87,7 @@ def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     if config.optimizer == "madgrad":
         return MADGRAD(groups, momentum=0.9, **options)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **options)
+        return torch.optim.AdamW(groups, fused=True, **options)
     try:
         from apex.optimizers import FusedAdam
     except ImportError:

@@ -1,5 +1,7 @@
 """Where the code runs, on what device, with which versions; seeds; whether anybody is watching."""
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import platform
@@ -81,6 +83,14 @@ def seed_everything(seed: int) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only with this set
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed memory instead of giving it back: each large tensor would be mapped and zeroed anew."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        for option, value in ((-3, 2**30), (-1, 2**31 - 1)):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            library.mallopt(option, value)
 
 
 def random_states(device: torch.device) -> dict:

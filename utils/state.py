@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from utils import runtime
 from utils.config import InputError
 
-FORMAT = 1  # of the files; a state of another format is refused
+FORMAT = 2  # of the files; a state of another format is refused
 
 
 class State(NamedTuple):
