@@ -65,8 +65,9 @@ def for_all(job: Job, address: str) -> Job:
     """The job with paths that mean the same on every machine. With an address, the data go there."""
     config, paths = job.config, {"output_dir": str((runtime.workspace() / job.config.output_dir).resolve())}
     for name in ("encoder", "resume_from"):
-        if getattr(config, name) and Path(getattr(config, name)).exists():
-            paths[name] = str(Path(getattr(config, name)).resolve())
+        value = getattr(config, name)
+        if value not in ("", "tiny", "minilm") and Path(value).exists():
+            paths[name] = str(Path(value).resolve())
     if config.data != "sample":  # which is shipped with the code
         table = find_table(config.data).resolve()
         paths["data"] = f"{address}/{config.run_name}/data/{table.name}" if address else str(table)

@@ -16,8 +16,9 @@ class MADGRAD(torch.optim.Optimizer):
 
         s ← s + λ g        v ← v + λ g²        z = x0 - s / (∛v + eps)        x ← momentum x + (1 - momentum) z
 
-    The package passes some twenty times over memory for that. Here it is once on a CPU, where a C++ compiler is at
-    hand, and a few kernels for all weights together on a GPU; the step count is no tensor, so nothing waits for it.
+    The package takes eight operations a tensor for that, each a pass over memory. Here it is one pass on a CPU, where a
+    C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count is no tensor, so nothing
+    waits for it.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
