@@ -17,8 +17,8 @@ class MADGRAD(torch.optim.Optimizer):
         s ← s + λ g        v ← v + λ g²        z = x0 - s / (∛v + eps)        x ← momentum x + (1 - momentum) z
 
     The package takes eight operations a tensor for that, each a pass over memory. Here it is one pass on a CPU, where a
-    C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count is no tensor, so nothing
-    waits for it.
+    C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count is no tensor, so
+    nothing waits for it.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
