@@ -50,7 +50,7 @@ folds: .venv/.ready
 kaggle:
 	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
 	@$(MAKE) --no-print-directory .venv/.ready
-	@$(PYTHON_IN) -m utils.kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
+	@$(PYTHON_IN) -m utils.kaggle_kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
 
 # Of PRESET, RUN and FOLD what was given, as options.
 asked = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET)) $(if $(filter-out file,$(origin RUN)),--run $(RUN)) \

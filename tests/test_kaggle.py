@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import requests
 
-from utils import folds, kernels, runtime
+from utils import folds, kaggle_kernels, runtime
 from utils.config import Config, InputError
 
 ROOT = runtime.ROOT
@@ -24,7 +24,7 @@ KERNELS = [*NOTEBOOKS, *(f"02_fold_training_{fold}" for fold in range(5))]
 def staged(tmp_path_factory):
     """What ``make kaggle KAGGLE_USERNAME=someone`` writes."""
     folder = tmp_path_factory.mktemp("kaggle")
-    assert kernels.stage("someone", {}, folder) == sorted(KERNELS)
+    assert kaggle_kernels.stage("someone", {}, folder) == sorted(KERNELS)
     return folder
 
 
@@ -111,26 +111,26 @@ def test_each_fold_is_a_kernel_of_its_own(staged):
 
 def test_folds_are_added_one_after_another(tmp_path):
     for fold in ("3", "1"):
-        kernels.stage("someone", {"preset": "feedback", "fold": fold, "lr": "3e-5", "run": "second"}, tmp_path)
+        kaggle_kernels.stage("someone", {"preset": "feedback", "fold": fold, "lr": "3e-5", "run": "second"}, tmp_path)
     about = metadata(tmp_path / "03_swa_evaluation")
     assert about["kernel_sources"][1:] == [f"someone/swa-apex-lit-02-fold-training-{fold}" for fold in (1, 3)]
     assert about["competition_sources"] == ["feedback-prize-english-language-learning"]
     given = parameters(tmp_path / "03_swa_evaluation" / "03_swa_evaluation.ipynb")
     assert given == {"preset": "feedback", "lr": 3e-5, "run": "second"}
-    kernels.stage("someone", {"preset": "clear", "fold": 1}, tmp_path)
+    kaggle_kernels.stage("someone", {"preset": "clear", "fold": 1}, tmp_path)
     assert metadata(tmp_path / "02_fold_training_1")["competition_sources"] == []
     folds_there = [path.name for path in tmp_path.glob("02_*")]
     assert folds_there == ["02_fold_training_1"], "another run's fold is not mixed with this one's"
-    kernels.stage("another", {"preset": "clear", "fold": 2}, tmp_path)
+    kaggle_kernels.stage("another", {"preset": "clear", "fold": 2}, tmp_path)
     assert metadata(tmp_path / "03_swa_evaluation")["kernel_sources"][1:] == ["another/swa-apex-lit-02-fold-training-2"]
 
 
 def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monkeypatch):
     """On this machine, in a folder that looks like /kaggle/input to the second kernel."""
     given = {"preset": "tiny", "precision": "fp32", "fold": "0-1", "run": "k"}
-    kernels.stage("someone", {**given, "output_dir": str(tmp_path / "working")}, tmp_path / "kernels")
+    kaggle_kernels.stage("someone", {**given, "output_dir": str(tmp_path / "working")}, tmp_path / "kaggle_kernels")
     for fold in (0, 1):
-        source = tmp_path / "kernels" / f"02_fold_training_{fold}" / "02_fold_training.ipynb"
+        source = tmp_path / "kaggle_kernels" / f"02_fold_training_{fold}" / "02_fold_training.ipynb"
         command = [sys.executable, "-m", "papermill", str(source), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
@@ -151,7 +151,7 @@ def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monke
 )
 def test_what_kaggle_would_refuse_is_refused_here(user, given, sentence, tmp_path):
     with pytest.raises(InputError, match=sentence):
-        kernels.stage(user, given, tmp_path / "kaggle")
+        kaggle_kernels.stage(user, given, tmp_path / "kaggle")
     assert not (tmp_path / "kaggle").exists()
 
 

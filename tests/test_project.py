@@ -32,7 +32,7 @@ LAYERS = [["config", "madgrad"], ["runtime"], ["sources", "devices"], ["data", "
           ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
           ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
           ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"],
-          ["keeper", "grid", "mirror"], ["execute", "watch", "kernels"], ["cluster", "summary"],
+          ["keeper", "grid", "mirror"], ["execute", "watch", "kaggle_kernels"], ["cluster", "summary"],
           ["batch"]]  # fmt: skip
 
 

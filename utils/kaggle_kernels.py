@@ -1,6 +1,6 @@
 """What is pushed to Kaggle: the code as a dataset, and a kernel for each notebook, of the training one a fold.
 
-    python -m utils.kernels --user you --preset commonlit --fold 0-4
+    python -m utils.kaggle_kernels --user you --preset commonlit --fold 0-4
 
 fills output/kaggle/ with folders that ``kaggle kernels push -p FOLDER`` takes. Called for one fold after another, it
 adds their kernels, and the later notebooks' kernels read the outputs of all that are there.
@@ -30,7 +30,7 @@ SESSION_HOURS = 11.0  # Kaggle ends a session after 12, and then keeps nothing
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m utils.kernels", allow_abbrev=False, usage="%(prog)s --user USER [--NAME VALUE ...]",
+        prog="python -m utils.kaggle_kernels", allow_abbrev=False, usage="%(prog)s --user USER [--NAME VALUE ...]",
         description="Write what is pushed to Kaggle into output/kaggle/. --NAME sets any field of Config.",
     )  # fmt: skip
     parser.add_argument("--user", required=True, help="whose kernels these are, on Kaggle")
