@@ -49,7 +49,7 @@ folds: .venv/.ready
 # Fills output/kaggle/: the code as a dataset, and folders that `kaggle kernels push` takes, one for each fold of FOLD.
 kaggle:
 	@[ -n "$(KAGGLE_USERNAME)" ] || { echo "Say whose kernels these are: make kaggle KAGGLE_USERNAME=you" >&2; exit 1; }
-	@$(MAKE) --no-print-directory .venv/.ready
+	@$(MAKE) --silent --no-print-directory .venv/.ready
 	@$(PYTHON_IN) -m utils.kaggle_kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
 
 # Of PRESET, RUN and FOLD what was given, as options.

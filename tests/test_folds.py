@@ -149,3 +149,8 @@ def test_a_damaged_result_is_named(two):
     path.write_text(json.dumps(checkpoint.read_result(path.parent))[:50])
     with pytest.raises(InputError, match=r"output/tiny/fold-0/result.json is damaged"):
         open_run(two)
+
+
+def test_the_verdict_says_when_nothing_differs():
+    comparison = pd.DataFrame({"fold": "all", "weights": ["last", "swa"], "rmse": [0.5, 0.5], "p": [1.0, float("nan")]})
+    assert "to four digits the same as with the last weights (p = 1" in verdict(comparison)

@@ -170,7 +170,8 @@ def verdict(comparison: pd.DataFrame) -> str:
         gain, p = overall.loc[kind, "rmse"] - overall.loc["swa", "rmse"], overall.loc[kind, "p"]
         sure = "a difference that chance would seldom make" if p < 0.05 else "no more than chance would make"
         word = "lower" if gain > 0 else "higher"
-        said.append(f"{abs(gain):.4f} {word} than with {name} (p = {p:.2g}: {sure})")
+        difference = f"{abs(gain):.4f} {word} than" if abs(gain) >= 5e-5 else "to four digits the same as"
+        said.append(f"{difference} with {name} (p = {p:.2g}: {sure})")
     others = overall.drop(index="swa")
     lower, sure = others["rmse"] > overall.loc["swa", "rmse"], others["p"] < 0.05
     if (sure & ~lower).any():
