@@ -484,6 +484,14 @@ def test_of_a_fold_the_copy_that_is_further_on_stays(tmp_path):
     assert not (here / "fold-0" / "state").exists(), "a finished fold needs none"
 
 
+def test_a_finished_fold_leaves_no_state_that_another_mirror_had_copied(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    write(there, *STATES)
+    write(here, "fold-0/result.json")
+    Mirror(here, f"file://{there}").push("fold-0")
+    assert files(there) == {"fold-0/result.json"}
+
+
 def test_a_pull_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):
     here, there = tmp_path / "here", tmp_path / "there"
     write(there, "fold-0/result.json", "fold-0/swa/model.safetensors", content="new")

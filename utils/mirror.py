@@ -56,10 +56,15 @@ class Mirror:
                 self.files.makedirs(f"{self.root}/{PurePosixPath(name).parent}", exist_ok=True)
                 self.files.put_file(str(self.folder / name), f"{self.root}/{name}")
                 self.same[name] = stamp
-        for name in [known for known in self.same if known not in here and known.split("/")[0] in names]:
+        # Whoever wrote them: a state that stayed beside a finished fold would make it look unfinished.
+        self.files.invalidate_cache()
+        there = [
+            path.removeprefix(f"{self.root}/") for each in names for path in self.files.find(f"{self.root}/{each}")
+        ]
+        for name in set(there) - set(here):
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm_file(f"{self.root}/{name}")
-            del self.same[name]
+            self.same.pop(name, None)
 
     def is_ahead(self, fold: str) -> bool:
         """Whether a fold is further on here than there."""
