@@ -9,7 +9,7 @@ maximum, garbage collected in each forward pass, a wait for the loss at each ste
 log is without Apex). The Trainer and Lightning have what an attentive user would give them: bfloat16, padding to the
 longest text of a batch, by length and AdamW in one kernel where these are options. Lightning: pip install lightning.
 
-DATA is what ``Config.data`` takes. Writes benchmarks/throughput.json and the table in benchmarks/RESULTS.md.
+DATA is what ``Config.data`` takes. Writes benchmarks/throughput.json and prints the table that benchmarks/RESULTS.md has.
 """
 
 import argparse
