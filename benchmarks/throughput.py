@@ -9,7 +9,7 @@ maximum, garbage collected in each forward pass, a wait for the loss at each ste
 log is without Apex). The Trainer and Lightning have what an attentive user would give them: bfloat16, padding to the
 longest text of a batch, by length and AdamW in one kernel where these are options. Lightning: pip install lightning.
 
-DATA is what ``Config.data`` takes. Writes benchmarks/throughput.json and prints the table that benchmarks/RESULTS.md has.
+DATA is what ``Config.data`` takes. Writes benchmarks/throughput.json and prints the table of benchmarks/RESULTS.md.
 """
 
 import argparse
