@@ -232,7 +232,19 @@ def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(row
 
 def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
-    (row,) = data.tokenize(["many words " * 50], tokenizer, 16)
-    assert len(row["input_ids"]) == 16
-    assert row["input_ids"][0] == tokenizer.cls_token_id
-    assert row["input_ids"][-1] == tokenizer.sep_token_id
+    tokens, lengths = data.tokenize(["many words " * 50], tokenizer, 16)
+    assert lengths == [16]
+    assert tokens["input_ids"][0] == tokenizer.cls_token_id
+    assert tokens["input_ids"][-1] == tokenizer.sep_token_id
+
+
+def test_tokens_take_few_bytes_and_are_those_of_each_text_alone(rows, plain, workspace):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    table = data.check_table(pd.concat([rows] * 100, ignore_index=True).assign(id=range(1200)), plain)
+    table[plain.text_column] += [" word" * (i % 7) for i in range(1200)]
+    texts = data.Texts.of(table, tokenizer, plain)
+    for row in (0, 1, 999, 1000, 1199):
+        alone = tokenizer(table[plain.text_column][row])
+        assert texts.inputs(row) == {name: alone[name] for name in texts.tokens}
+        assert texts.lengths[row] == len(alone["input_ids"])
+    assert sum(values.nbytes for values in texts.tokens.values()) == 4 * len(texts.tokens) * sum(texts.lengths)

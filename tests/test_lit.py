@@ -405,6 +405,7 @@ def test_what_is_not_there_is_said_in_a_sentence(trained, alone, options, senten
 
 
 def test_the_page_in_a_notebook_holds_no_address_that_could_leak(lit, monkeypatch):
+    monkeypatch.setattr(runtime, "progress_wanted", lambda: False)
     assert "Nobody watches" in lit.show().data
     monkeypatch.setattr(runtime, "progress_wanted", lambda: True)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")

@@ -249,8 +249,11 @@ import pathlib, sys, transformers, tests.test_model
 from utils.config import Config
 from utils.data import add_folds, load_table
 from utils.fold import fit_fold
+from utils.model import _tiny_encoder
 
 assert transformers.__version__ == "5.0.0", transformers.__version__
+tiny = transformers.AutoTokenizer.from_pretrained(_tiny_encoder(pathlib.Path(sys.argv[1]) / "encoder"))
+assert tiny.tokenize("A Cat") == ["a", "cat"], tiny.tokenize("A Cat")
 tests.test_model.roundtrip(pathlib.Path(sys.argv[1]))
 config = Config.make("tiny", output_dir=sys.argv[1])
 folder = fit_fold(config, add_folds(load_table(config), config))

@@ -23,10 +23,9 @@ def test_a_progress_bar_needs_somebody_to_watch_it(monkeypatch, commands, termin
     parents = [SimpleNamespace(cmdline=lambda command=command: command) for command in commands]
     monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(parents=lambda: parents))
     monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
-    if kernel:
-        monkeypatch.setitem(sys.modules, "ipykernel", sys)
-    else:
-        monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    shell = SimpleNamespace(kernel=object()) if kernel else None
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
     assert runtime.progress_wanted() is wanted
 
 

@@ -277,7 +277,8 @@ def test_the_feedback_preset_trains_six_targets(workspace):
 def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
     training = prepare(tiny(head_dropout=0, eval_batch_size=3), tiny_table, 0)
     found = train.predict(training, training.wrapped, training.held_out)
-    one = Texts(training.held_out.ids[5:6], training.held_out.tokens[5:6], training.held_out.targets[5:6])
+    sixth = tiny_table[tiny_table["fold"] == 0].iloc[5:6]
+    one = Texts.of(sixth, training.tokenizer, training.config)
     np.testing.assert_allclose(train.predict(training, training.wrapped, one)[0], found[5], atol=1e-5)
 
 

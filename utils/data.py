@@ -3,6 +3,7 @@
 import hashlib
 import re
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -135,27 +136,44 @@ def groups_of(table: pd.DataFrame, config: Config) -> pd.Series:
 
 @dataclass
 class Texts:
-    """Rows of a table as the model reads them, tokenised once, before training."""
+    """Rows of a table as the model reads them, tokenised once, before training.
+
+    The tokens of all rows lie one after the other, at four bytes each; Python's lists take ten times as much.
+    """
 
     ids: list[str]
-    tokens: list[dict[str, list[int]]]  # each row's model inputs, unpadded
+    tokens: dict[str, np.ndarray]  # each of the model's inputs but the mask, unpadded, int32 (tokens of all rows,)
+    ends: np.ndarray  # where each row's tokens end, (rows,)
     targets: np.ndarray  # (rows, targets)
 
     @classmethod
     def of(cls, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, config: Config) -> "Texts":
-        tokens = tokenize(table[config.text_column].tolist(), tokenizer, config.max_length)
+        tokens, lengths = tokenize(table[config.text_column].tolist(), tokenizer, config.max_length)
         targets = table.reindex(columns=list(config.target_columns)).to_numpy(dtype=np.float64)  # NaN in a test set
-        return cls(table[config.id_column].tolist(), tokens, targets)
+        return cls(table[config.id_column].tolist(), tokens, np.cumsum(lengths), targets)
 
     @property
     def lengths(self) -> list[int]:
-        return [len(row["input_ids"]) for row in self.tokens]
+        return np.diff(self.ends, prepend=0).tolist()
+
+    def inputs(self, row: int) -> dict[str, list[int]]:
+        """A row's model inputs, unpadded, without the mask."""
+        start = self.ends[row - 1] if row else 0
+        return {name: values[start : self.ends[row]].tolist() for name, values in self.tokens.items()}
 
 
-def tokenize(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, list[int]]]:
-    """Every text's model inputs, unpadded, cut to ``max_length`` tokens."""
-    encoded = tokenizer(texts, truncation=True, max_length=max_length)
-    return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+def tokenize(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Every text's model inputs, cut to ``max_length`` tokens, one text after the other, and how many each has."""
+    parts, lengths = [], []
+    for start in range(0, len(texts), 1000):  # all at once, its lists and offsets would take many times the tokens
+        encoded = tokenizer(
+            texts[start : start + 1000], truncation=True, max_length=max_length, return_attention_mask=False
+        )
+        lengths += map(len, encoded["input_ids"])
+        parts.append({name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, lengths
 
 
 def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -185,7 +203,7 @@ def make_loader(
     pad = DataCollatorWithPadding(tokenizer)
 
     def collate(rows: list[int]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        inputs = pad([texts.tokens[row] for row in rows])
+        inputs = pad([texts.inputs(row) for row in rows])
         return dict(inputs), torch.as_tensor(texts.targets[rows], dtype=torch.float32)
 
     return DataLoader(

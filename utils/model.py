@@ -289,7 +289,8 @@ def _tiny_encoder(folder: Path) -> Path:
         whole = Path(temporary) / "whole"
         BertModel(shape, add_pooling_layer=False).save_pretrained(whole)
         words.save_model(str(whole))
-        BertTokenizerFast.from_pretrained(whole).save_pretrained(whole)
+        # Said outright: the first release of transformers 5 had another default.
+        BertTokenizerFast.from_pretrained(whole, do_lower_case=True).save_pretrained(whole)
         with contextlib.suppress(OSError):  # another process may make the same folder at the same time
             os.replace(whole, folder)
     return folder

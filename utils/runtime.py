@@ -116,7 +116,14 @@ def progress_wanted() -> bool:
     words = [word for parent in psutil.Process().parents() for word in _command_line(parent)]
     if any(headless in word for word in words for headless in ("papermill", "nbconvert")):
         return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
+    return sys.stderr.isatty() or _in_a_kernel()
+
+
+def _in_a_kernel() -> bool:
+    # A kernel has loaded IPython before any cell runs. That ipykernel is imported says nothing: papermill's own process
+    # and tests that execute notebooks import it too.
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 def _command_line(process: psutil.Process) -> list[str]:
