@@ -1,8 +1,8 @@
 # run: the main job on the demo preset. test: the tests, as CI runs them. test-all: everything, in full.
 # folds: every fold, then what compares them. lit: the folds of RUN in LIT, for a browser. kaggle: folders to push to
-# Kaggle. address: write the repository's address wherever it belongs.
+# Kaggle. bench: benchmarks/RESULTS.md, measured here. address: write the repository's address wherever it belongs.
 .DELETE_ON_ERROR:
-.PHONY: run folds lit test test-all check notebooks kaggle address clean
+.PHONY: run folds lit test test-all check notebooks kaggle bench address clean
 
 PYTHON_IN = .venv/bin/python
 PRESET ?= demo
@@ -52,6 +52,16 @@ kaggle:
 	@$(MAKE) --silent --no-print-directory .venv/.ready
 	@$(PYTHON_IN) -m utils.kaggle_kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
 
+# More than an hour on two cores, which should have nothing else to do. DATA: clear, or the path of a CSV with its columns.
+bench: .venv/.ready-bench
+	$(PYTHON_IN) -m benchmarks.throughput --data $(or $(DATA),sample) $(ARGS)
+	$(PYTHON_IN) -m benchmarks.parts
+	$(PYTHON_IN) -m benchmarks.parts --precision fp32
+	$(PYTHON_IN) -m benchmarks.growth --data $(or $(DATA),sample)
+	$(PYTHON_IN) -m benchmarks.quality --preset demo
+	$(if $(filter-out sample,$(DATA)),$(PYTHON_IN) -m benchmarks.quality --preset clear --data $(DATA))
+	$(PYTHON_IN) -m benchmarks.results
+
 # Of PRESET, RUN and FOLD what was given, as options.
 asked = $(if $(filter-out file,$(origin PRESET)),--preset $(PRESET)) $(if $(filter-out file,$(origin RUN)),--run $(RUN)) \
   $(if $(FOLD),--fold $(FOLD))
@@ -68,6 +78,10 @@ address:
 
 .venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt
 	bash setup.sh --dev
+	@touch $@
+
+.venv/.ready-bench: .venv/.ready requirements-bench.txt
+	$(PYTHON_IN) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
 	@touch $@
 
 clean:

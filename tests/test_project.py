@@ -19,7 +19,7 @@ def requirements(name):
 def test_every_requirement_has_one_exact_version_within_its_range():
     pins = {pin.name.lower().replace("_", "-"): pin.specifier for pin in requirements("constraints.txt")}
     assert not any("+" in str(specifier) for specifier in pins.values()), "no local versions"
-    named = [r for name in ("", "-lit", "-dev", "-ray") for r in requirements(f"requirements{name}.txt")]
+    named = [r for name in ("", "-lit", "-dev", "-ray", "-bench") for r in requirements(f"requirements{name}.txt")]
     assert not {requirement.name for requirement in named} & {"apex", "lit-nlp"}, "setup.sh installs these, otherwise"
     for requirement in named:
         (pin,) = pins[requirement.name.lower()]

@@ -274,6 +274,28 @@ def test_the_feedback_preset_trains_six_targets(workspace):
     np.testing.assert_allclose(found, predictions[[f"{name} swa" for name in names]], atol=1e-5)
 
 
+def test_the_faster_ways_train_the_same(tiny, tiny_table, monkeypatch):
+    """Attention, AdamW's kernel and padding as a plain loop has them: the same losses, to rounding."""
+
+    def losses():
+        training = prepare(tiny(head_dropout=0, epochs=4), tiny_table, 0)
+        training.model.encoder.set_attn_implementation("eager" if plain else "sdpa")
+        for epoch in range(4):
+            list(train_epoch(training, epoch))
+        return torch.stack(training.losses), next(training.model.parameters()).detach()
+
+    plain = False
+    fast = losses()
+    plain, adamw, pad = True, torch.optim.AdamW, data.DataCollatorWithPadding
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, fused, **options: adamw(groups, foreach=False, **options))
+    monkeypatch.setattr(data, "DataCollatorWithPadding", lambda tokenizer: pad(tokenizer, "max_length", 64))
+    slow = losses()
+    assert len(fast[0]) == 12
+    for one, other in zip(fast, slow, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+        assert not torch.equal(one, other), "the plain ways were not taken"
+
+
 def test_texts_of_a_table_keep_their_order(tiny, tiny_table):
     training = prepare(tiny(head_dropout=0, eval_batch_size=3), tiny_table, 0)
     found = train.predict(training, training.wrapped, training.held_out)
