@@ -76,6 +76,21 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
+def timed(function: Callable, times: list[float]) -> Callable:
+    """``function``, adding the seconds of each call to ``times``, a GPU's work included."""
+
+    def call(*arguments, **options):
+        synchronize()
+        began = time.perf_counter()
+        try:
+            return function(*arguments, **options)
+        finally:
+            synchronize()
+            times.append(time.perf_counter() - began)
+
+    return call
+
+
 def median_seconds(call: Callable[[], object], repeats: int = 10, warm_up: int = 2) -> float:
     """Median seconds of ``repeats`` calls, after ``warm_up`` that do not count."""
     times = []

@@ -101,19 +101,10 @@ def collect_garbage(*_) -> None:
 
 def ours(asked) -> dict:
     """Train our fold; its scores, and the seconds that preparing, averaging, saving and bookkeeping took of it."""
-    spent = dict.fromkeys(("preparing", "averaging", "saving", "scores and tables"), 0.0)
+    spent = {name: [] for name in ("preparing", "averaging", "saving", "scores and tables")}
 
     def timed(name, function):
-        def call(*arguments, **options):
-            common.synchronize()
-            began = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                common.synchronize()
-                spent[name] += time.perf_counter() - began
-
-        return call
+        return common.timed(function, spent[name])
 
     fold.prepare = timed("preparing", fold.prepare)
     Averager.update = timed("averaging", Averager.update)
@@ -127,6 +118,7 @@ def ours(asked) -> dict:
         place = fold.fit_fold(replace(config, output_dir=folder), add_folds(load_table(config), config))
         whole = time.perf_counter() - began
         history = pd.read_csv(place / "history.csv")
+    spent = {name: sum(times) for name, times in spent.items()}
     history["seconds"] += spent["preparing"]
     rows = history[["epoch", "seconds", "rmse", "swa_rmse"]].to_dict("records")
     curve = [{name: value for name, value in row.items() if not math.isnan(value)} for row in rows]

@@ -12,6 +12,7 @@ Writes benchmarks/throughput-cpu.json or -cuda.json; ``python -m benchmarks.resu
 """
 
 import argparse
+import collections
 import contextlib
 import functools
 import itertools
@@ -44,19 +45,10 @@ def one(name: str, setting: Setting, steps: int) -> dict:
 
 def phases(setting: Setting, steps: int) -> dict[str, float]:
     """Median seconds of each part of our training; each waits for the GPU, where there is one, before and after."""
-    spent: dict[str, list[float]] = {}
+    spent: dict[str, list[float]] = collections.defaultdict(list)
 
     def timed(name, function):
-        def call(*arguments, **options):
-            common.synchronize()
-            began = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                common.synchronize()
-                spent.setdefault(name, []).append(time.perf_counter() - began)
-
-        return call
+        return common.timed(function, spent[name])
 
     data.tokenize = timed("tokenise", data.tokenize)
     table = setting.table(WARM_UP + steps)
