@@ -27,8 +27,9 @@ STEPS = {
     "attention by plain products": {"attention": "eager"},
     "attention by torch's scaled_dot_product_attention": {"attention": "sdpa"},
     "compiled by torch.compile": {"compile": True},
-    "freed memory given back to the system": {"keep": False},  # as it always is where a GPU trains
 }
+if not torch.cuda.is_available():  # where a GPU trains, nothing is done about the system's memory
+    STEPS["freed memory given back to the system"] = {"keep": False}
 #: How to make each, and how many times the weights' size it reads and writes in a step.
 OPTIMIZERS = {
     "MADGRAD of the package madgrad": (lambda weights: madgrad.MADGRAD(weights, lr=1e-4, weight_decay=0.01), 8),
