@@ -3,8 +3,9 @@
 "published" is the published notebook's loop, written anew with its waste: texts tokenised when asked for and padded to
 the maximum, garbage collected in each forward pass, a wait for the loss at each step, the package's MADGRAD, and always
 float32 (its log is without Apex). The Trainer and Lightning have what an attentive user would give them: the same
-precision as ours, no dropout in the encoder, batches by length, padded to their longest text (the very same batches as
-ours, so that all three train on the same texts), pinned memory, and the Trainer AdamW in one kernel.
+precision as ours, no dropout in the encoder, batches by length, padded to their longest text and on to a multiple of 8
+(the very same batches as ours, so that all three train on the same texts), pinned memory, and the Trainer AdamW in one
+kernel.
 """
 
 import gc
@@ -152,7 +153,7 @@ def ordinary(setting: Setting, clock: Clock):
     whole = [batch for batch in batches if len(batch) == setting.batch]
     off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, dtype=torch.float32, **off)
-    pad = DataCollatorWithPadding(tokenizer)
+    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
 
     def collate(features):
         batch = pad(features)

@@ -1,3 +1,6 @@
+import dataclasses
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -217,15 +220,25 @@ def test_epochs_differ_and_lengths_are_alike_within_a_batch():
     assert padded(batches) < 0.8 * padded([rows[i : i + 16] for i in range(0, 600, 16)])
 
 
-def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(rows, plain, workspace):
+@pytest.mark.parametrize(("max_length", "multiple"), [(64, 8), (12, 4), (13, 1)])
+def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(
+    rows, plain, workspace, max_length, multiple
+):
+    """... and on to a multiple of 8, or of what divides ``max_length``, so that nothing is longer than that."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
-    rows["excerpt"] = [" ".join(["word"] * (i + 1)) for i in range(12)]
-    texts = data.Texts.of(data.check_table(rows, plain), tokenizer, plain)
+    tokenizer.model_max_length = max_length
+    rows["excerpt"] = [" ".join("a" * (i + 1)) for i in range(12)]
+    config = dataclasses.replace(plain, max_length=max_length)
+    texts = data.Texts.of(data.check_table(rows, config), tokenizer, config)
     assert texts.lengths == sorted(texts.lengths)
     before = torch.get_rng_state()
     batches = list(data.make_loader(texts, [[0, 3], [11, 2]], tokenizer))
     assert torch.equal(before, torch.get_rng_state())
-    assert [inputs["input_ids"].shape[1] for inputs, _ in batches] == [texts.lengths[3], texts.lengths[11]]
+    longest = [texts.lengths[3], texts.lengths[11]]
+    assert longest == [6, min(14, max_length)]
+    padded = [inputs["input_ids"].shape[1] for inputs, _ in batches]
+    assert padded == [math.ceil(length / multiple) * multiple for length in longest]
+    assert max(padded) <= max_length
     assert batches[0][0]["attention_mask"].sum(dim=1).tolist() == [texts.lengths[0], texts.lengths[3]]
     assert batches[1][1].flatten().tolist() == pytest.approx([1.1, 0.2])
 

@@ -285,7 +285,7 @@ def test_the_faster_ways_train_the_same(tiny, tiny_table, monkeypatch):
     fast = losses()
     plain, adamw, pad = True, torch.optim.AdamW, data.DataCollatorWithPadding
     monkeypatch.setattr(torch.optim, "AdamW", lambda groups, fused, **options: adamw(groups, foreach=False, **options))
-    monkeypatch.setattr(data, "DataCollatorWithPadding", lambda tokenizer: pad(tokenizer, "max_length", 64))
+    monkeypatch.setattr(data, "DataCollatorWithPadding", lambda tokenizer, **_: pad(tokenizer, "max_length", 64))
     slow = losses()
     assert len(fast[0]) == 12
     for one, other in zip(fast, slow, strict=True):
