@@ -54,8 +54,8 @@ def positives(word: str) -> list[int]:
 
 def precisions(word: str) -> list[str]:
     """Precisions of a command line, with commas between. Raises InputError for one that is not to be had here."""
-    found = word.split(",")
-    here = [name for name in DTYPES if name in precision.available()]
+    found, available = word.split(","), precision.available()
+    here = [name for name in DTYPES if name in available]
     for name in found:
         if name not in here:
             raise InputError(f"{name} is not to be had here; {nearest(name, here)}")
@@ -64,7 +64,8 @@ def precisions(word: str) -> list[str]:
 
 def best_precision() -> str:
     """The precision without Apex that this machine trains fastest in."""
-    return next(name for name in ("bf16", "fp16", "fp32") if name in precision.available())
+    available = precision.available()  # which asks the GPU's tool, and may take a second
+    return next(name for name in ("bf16", "fp16", "fp32") if name in available)
 
 
 # --- limits and costs --------------------------------------------------------------------------------------------
@@ -92,14 +93,20 @@ def timed(function: Callable, times: list[float]) -> Callable:
 
 
 def median_seconds(call: Callable[[], object], repeats: int = 10, warm_up: int = 2) -> float:
-    """Median seconds of ``repeats`` calls, after ``warm_up`` that do not count."""
+    """Median seconds of ``repeats`` calls, after ``warm_up`` that do not count.
+
+    On a GPU each is the mean of several that follow each other, as in training, where starting one overlaps another's
+    end: else a short one's time would be that of starting it and of waiting.
+    """
+    calls = 20 if torch.cuda.is_available() else 1
     times = []
     for _ in range(warm_up + repeats):
         synchronize()
         began = time.perf_counter()
-        call()
+        for _ in range(calls):
+            call()
         synchronize()
-        times.append(time.perf_counter() - began)
+        times.append((time.perf_counter() - began) / calls)
     return statistics.median(times[warm_up:])
 
 
@@ -112,7 +119,8 @@ def matrix_rate(name: str) -> float:
 
 def copy_rate() -> float:
     """Bytes a second, read and written, that copying a large tensor reaches here."""
-    source = torch.zeros(2**25, device=runtime.device())
+    size = 2**28 if torch.cuda.is_available() else 2**25  # far more than a cache holds
+    source = torch.zeros(size, device=runtime.device())
     target = torch.zeros_like(source)
     return 2 * source.nbytes / median_seconds(lambda: target.copy_(source))
 
@@ -198,8 +206,15 @@ def fixed_step(training: train.Training, batch: int, length: int) -> Callable[[]
         training.backend.clip(training.config.max_grad_norm)
         training.optimizer.step()
         training.optimizer.zero_grad()
+        refuse_parts(training)
 
     return step
+
+
+def refuse_parts(training: train.Training) -> None:
+    """Raise InputError where memory ran out and batches were taken in parts: that is not what is to be measured."""
+    if training.parts > 1:
+        raise InputError("the device's memory does not hold a whole batch; measure a smaller one.")
 
 
 def table_of(config: Config, rows: int) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding
 
-from benchmarks.common import encoder_of, synchronize, table_of
+from benchmarks.common import encoder_of, refuse_parts, synchronize, table_of
 from utils import data, runtime, train
 from utils.config import Config
 from utils.model import encoder_source
@@ -181,6 +181,7 @@ def trainer(setting: Setting, clock: Clock) -> None:
             folder, num_train_epochs=1, per_device_train_batch_size=setting.batch, learning_rate=5e-5,
             bf16=setting.precision == "bf16", fp16=setting.precision == "fp16", report_to=[], save_strategy="no",
             disable_tqdm=True, logging_strategy="no", use_cpu=not torch.cuda.is_available(),
+            logging_nan_inf_filter=False, accelerator_config={"non_blocking": True},  # else it waits for the GPU
         )  # fmt: skip
         SameBatches(model, arguments, collate, rows, callbacks=[Tick()]).train()
 
@@ -221,5 +222,6 @@ def ours(setting: Setting, clock: Clock) -> None:
     lengths = training.train.lengths
     clock.tokens = [sum(lengths[row] for row in batch) for batch in training.batches(0)]
     for _ in train.train_epoch(training, 0):
+        refuse_parts(training)
         if clock.tick():
             return

@@ -5,7 +5,7 @@
 A fold takes a + b·rows + c·rows·epochs + d·epochs seconds: a to start papermill, a kernel, imports and the plots; b to
 read and tokenise; c to train on and evaluate; d to save at each evaluation. Four runs of two sizes tell the four, alone
 with all cores and with as many folds at once as batches would run. The model is then held against a batch that it has
-not seen. DATA is what ``Config.data`` takes. Writes benchmarks/scaling.json.
+not seen. DATA is what ``Config.data`` takes. On CPUs: a GPU runs one fold at a time. Writes benchmarks/scaling.json.
 """
 
 import argparse
@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.optimize import nnls
 
+from benchmarks.common import told
 from utils import execute, grid, runtime
-from utils.config import Config
+from utils.config import Config, InputError
 from utils.data import Texts, add_folds, load_table
 from utils.model import build_model
 
@@ -30,7 +32,8 @@ RESULTS = Path(__file__).with_suffix(".json")
 def seconds_of(config: dict, at_once: int, folder: str) -> float:
     """Wall seconds a fold, of ``at_once`` folds that run side by side as a batch has them."""
     fold = ",".join(map(str, range(at_once)))
-    jobs = grid.expand({**config, "fold": fold, "output_dir": tempfile.mkdtemp(dir=folder)})
+    folds = {"fold": fold, "n_folds": max(5, at_once)}
+    jobs = grid.expand({**config, **folds, "output_dir": tempfile.mkdtemp(dir=folder)})
     slots = execute.slots([job.config for job in jobs], at_once)
     began = time.perf_counter()
     with ThreadPoolExecutor(at_once) as pool:
@@ -92,6 +95,8 @@ def main() -> None:
     if asked.report:
         report(json.loads(RESULTS.read_text()))
         return
+    if torch.cuda.is_available():
+        raise InputError("this measures folds that share a CPU's cores; set CUDA_VISIBLE_DEVICES to nothing.")
     preset = {"preset": "demo" if asked.data == "sample" else "clear", "data": asked.data, "averaging": "none"}
     whole = Config.make(**preset)
     cores = execute.joblib.cpu_count(only_physical_cores=True)
@@ -124,4 +129,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    told(main)

@@ -15,7 +15,8 @@ from benchmarks import common, contestants, growth, quality, results, scaling, t
 from benchmarks.contestants import WARM_UP, Clock, Setting
 from tests.conftest import SHAPE
 from utils import data, runtime
-from utils.model import build_model
+from utils.config import InputError
+from utils.model import TextRegressor, build_model
 
 
 def test_the_four_costs_are_found_again_from_the_runs_they_make():
@@ -84,6 +85,19 @@ def test_every_contestant_trains_and_counts_no_padding(name, workspace):
         batches = [batch for batch in data.training_batches(texts.lengths, 4, config.seed, 0) if len(batch) == 4]
         wanted = [sum(texts.lengths[row] for row in batch) for batch in batches[: WARM_UP + 2]]
         assert clock.tokens[: WARM_UP + 2] == wanted, "all three train on the same batches"
+
+
+def test_batches_that_memory_cut_in_parts_are_not_measured(workspace, monkeypatch):
+    forward = TextRegressor.forward
+
+    def small(model, **inputs):
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError
+        return forward(model, **inputs)
+
+    monkeypatch.setattr(TextRegressor, "forward", small)
+    with pytest.raises(InputError, match="does not hold a whole batch; measure a smaller one"):
+        contestants.ours(Setting("sample", "tiny", batch=4, length=64, precision="fp32"), Clock(steps=WARM_UP + 2))
 
 
 def test_a_random_encoder_has_the_shape_that_it_names(workspace, monkeypatch):

@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,30 @@ def test_a_step_that_ran_out_of_memory_is_repeated_from_its_random_state(tiny, t
     training.parts = 1
     assert torch.equal(add_gradients(training, [batch], 4), expected)
     assert calls == [4, 2, 2]
+
+
+def test_memory_that_ran_out_in_the_backward_pass_is_free_for_the_next_attempt(tiny, tiny_table, monkeypatch):
+    """What the failed attempt had computed is gone by then, or the device's memory would hold both."""
+    training = prepare(tiny(batch_size=4), tiny_table, 0)
+    batch = next(iter(data.make_loader(training.train, training.batches(0), training.tokenizer)))
+    forward, backward, scores, alive = TextRegressor.forward, training.backend.backward, [], []
+
+    def watched(model, **inputs):
+        alive.append(any(found() is not None for found in scores))
+        found = forward(model, **inputs)
+        scores.append(weakref.ref(found["logits"]))
+        return found
+
+    def fail_once(loss, last):
+        if len(alive) == 1:
+            raise torch.OutOfMemoryError
+        backward(loss, last)
+
+    monkeypatch.setattr(TextRegressor, "forward", watched)
+    monkeypatch.setattr(training.backend, "backward", fail_once)
+    add_gradients(training, [batch], 4)
+    assert len(alive) == 3
+    assert not alive[1]
 
 
 def test_memory_for_not_even_one_text(tiny, tiny_table, monkeypatch):

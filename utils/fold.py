@@ -117,8 +117,8 @@ def run_epochs(training: Training, folder: Path, about: dict, progress: Progress
     with bar, stop_signals() as stops:
         for step in (s for epoch in range(first, math.ceil(config.epochs)) for s in train_epoch(training, epoch)):
             bar.update()
+            refuse_divergence(training)  # which at times waits for the GPU, before an evaluation always
             progress.seconds = before + time.perf_counter() - began
-            refuse_divergence(training)
             if step in snapshots:
                 devices.on_main(lambda: save_snapshot(training, folder / "snapshots"))
             due = training.evaluation_due()

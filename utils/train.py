@@ -165,6 +165,7 @@ def add_gradients(training: Training, micro_batches: list[tuple], n_texts: int) 
                 "the device's memory does not hold one text at a time; lower max_length or take a smaller encoder."
             )
         training.parts *= 2
+        inputs = labels = scores = share = None  # their graph would stay on the device beside the next attempt's
         training.optimizer.zero_grad()
         if backend.device.type == "cuda":
             torch.cuda.empty_cache()
