@@ -52,7 +52,8 @@ kaggle:
 	@$(MAKE) --silent --no-print-directory .venv/.ready
 	@$(PYTHON_IN) -m utils.kaggle_kernels --user $(KAGGLE_USERNAME) $(asked) $(ARGS)
 
-# More than an hour on two cores, which should have nothing else to do. DATA: clear, or the path of a CSV with its columns.
+# More than an hour on two cores, which should have nothing else to do. DATA: clear, or the path of a CSV with its columns,
+# on which the published loop trains for hours more.
 bench: .venv/.ready-bench
 	$(PYTHON_IN) -m benchmarks.throughput --data $(or $(DATA),sample) $(ARGS)
 	$(PYTHON_IN) -m benchmarks.parts

@@ -6,13 +6,14 @@ import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, ScalarFormatter
 
 from benchmarks import growth, quality
 from benchmarks.common import HERE
 from benchmarks.contestants import NAMES
 from benchmarks.parts import OPTIMIZERS
 from utils import report
+from utils.config import Config
 
 INTRODUCTION = """# Measured
 
@@ -108,11 +109,11 @@ def rates_of(setting: dict) -> dict[str, tuple[float, float]]:
 
 def plot_throughput(found: dict) -> plt.Figure:
     """Bars of the achieved rates, each on a grey one as long as its limit."""
-    several = len(found["settings"]) > 1
-    bars = [
-        (NAMES[name] + several * f", {setting['encoder']} {setting['batch']} × {setting['length']}", *rates)
-        for setting in found["settings"] for name, rates in rates_of(setting).items()
-    ]  # fmt: skip
+    bars = []
+    for setting in found["settings"]:
+        which = f", {setting['encoder']} {setting['batch']} × {setting['length']} {setting['precision']}"
+        which *= len(found["settings"]) > 1
+        bars += [(NAMES[name] + which, *rates) for name, rates in rates_of(setting).items()]
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.45 * len(bars)))
     for place, (name, rate, limit) in enumerate(bars):
         axes.barh(place, limit / 1e9, color="#E5E5E5")
@@ -203,7 +204,7 @@ def plot_growth(found: dict) -> plt.Figure:
 
 def reached(found: dict, plot: str) -> str:
     """When each recipe reached the published one's best, and what a fold of ours spends beside training."""
-    published, own = found["published"], found["ours"]
+    published, own, recipe = found["published"], found["ours"], Config.make("commonlit_original")
     (goal, seconds), (best, until) = quality.best(published["curve"]), quality.best(own["curve"])
     took, end = quality.seconds_to(own["curve"], goal), own["curve"][-1]["seconds"]
     by_then = [row for row in published["curve"] if row["seconds"] <= end]
@@ -216,9 +217,10 @@ def reached(found: dict, plot: str) -> str:
     return "\n\n".join([
         about(f"Time to quality: {found['preset']}", found),
         f"Fold {found['fold']} of {published['rows']:,} rows, {published['held_out']} of them held out; one run of "
-        "each, one seed, one after the other. Published: its recipe, not tuned for MiniLM, in fp32 for "
-        f"{len(published['curve'])} epochs. Ours: the preset in {own['precision']}. Raw or averaged weights, whichever "
-        "are better at an evaluation; seconds from loading the encoder to the evaluation that found the score.",
+        "each, one seed, one after the other. Published: its recipe, not tuned for MiniLM, in fp32, the first "
+        f"{len(published['curve'])} of its {recipe.epochs:g} epochs; it averages from epoch {recipe.swa_start:g} on. "
+        f"Ours: the preset in {own['precision']}. Raw or averaged weights, whichever are better at an evaluation; "
+        "seconds from loading the encoder to the evaluation that found the score.",
         table(["published: best RMSE", "its seconds", "ours, s", "ours is", "ours: best RMSE",
                "published: best when ours ended"], [cells]),
         f"Of our fold's {own['whole']:.0f} s: {spent}.",
@@ -237,7 +239,9 @@ def plot_quality(found: dict) -> plt.Figure:
             axes.plot(*zip(*averaged, strict=True), "s--", markersize=3, color=colour, label=f"{name}, averaged")
     title = f"{found['preset']}: RMSE on fold {found['fold']}"
     axes.set(title=title, xlabel="seconds", xscale="log", ylabel="RMSE")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=8)
     return figure
 
