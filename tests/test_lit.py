@@ -456,42 +456,50 @@ def page(lit):
         browser.close()
 
 
-def pixels(element):
-    return np.asarray(Image.open(io.BytesIO(element.screenshot())).convert("RGB"))
+def drawn(canvas, unlike=None):
+    """The pixels of a canvas once something is on it, it stands still, and it no longer looks as `unlike`."""
+    last = None
+    for _ in range(200):
+        now = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB"))
+        still, empty = np.array_equal(now, last), (now != now[0, 0]).any(axis=-1).sum() < 200
+        if still and not empty and not np.array_equal(now, unlike):
+            return now
+        last = now
+        canvas.page.wait_for_timeout(300)
+    raise AssertionError("the canvas " + ("moves on" if not still else "stays empty" if empty else "looks as before"))
+
+
+def shows_score(module, expected):
+    """Waits until a module of scores shows the expected one, to its three decimals; fails after a minute."""
+    cell = module.locator("lit-data-table tbody td").nth(2)
+    for _ in range(120):
+        shown = cell.inner_text()
+        if re.fullmatch(r"-?\d+\.\d+", shown) and float(shown) == pytest.approx(expected, abs=1e-3):
+            return
+        module.page.wait_for_timeout(500)
+    raise AssertionError(f"the page shows {shown}, not {expected:.3f}")
 
 
 def test_the_page_shows_edits_colours_points_and_two_models(page, rows, explainer):
     canvas, table_rows = page.locator("embeddings-module canvas").first, page.locator("lit-data-table tbody tr")
+    nothing_chosen = drawn(canvas)
     table_rows.nth(1).click()
-    page.wait_for_timeout(3000)
-    other = pixels(canvas)
+    other = drawn(canvas, unlike=nothing_chosen)
     table_rows.first.click()
-    page.wait_for_timeout(3000)
-    assert (pixels(canvas) != other).any(axis=-1).sum() > 200, "the chosen text's point shows on the map"
+    drawn(canvas, unlike=other)  # the chosen text's point shows on the map
     scores = page.locator("regression-module:visible")
-    page.wait_for_timeout(5000)
-    scores.nth(1).wait_for()
+    scores.nth(1).locator("lit-data-table tbody tr").first.wait_for()
     assert scores.count() == 2, "a module for each model"
-    shown = float(scores.first.locator("lit-data-table tbody td").nth(2).inner_text())
-    table = {
-        text_of(row): score for row, score in zip(rows, explainer.scores(list(map(text_of, rows)))[:, 0], strict=True)
-    }
-    text = page.locator("datapoint-editor-module textarea").first.input_value()
-    assert shown == pytest.approx(table[text], abs=1e-3)
+    editor = page.locator("datapoint-editor-module textarea").first
+    text = text_of(rows[0])
+    assert editor.input_value() == text
+    shows_score(scores.first, explainer.scores([text])[0, 0])
 
     # Edited and predicted again.
-    editor = page.locator("datapoint-editor-module textarea").first
     editor.fill("")
     editor.press_sequentially("A cat sat on a mat. It was a fat cat.")
     page.locator("datapoint-editor-module").get_by_text("Add", exact=True).click()
-    page.wait_for_timeout(1000)
-    now = page.locator("regression-module:visible").first.locator("lit-data-table tbody td").nth(2)
-    expected = explainer.scores(["A cat sat on a mat. It was a fat cat."])[0, 0]
-    for _ in range(40):
-        if abs(float(now.inner_text()) - expected) < 1e-3:
-            break
-        page.wait_for_timeout(500)
-    assert float(now.inner_text()) == pytest.approx(expected, abs=1e-3)
+    shows_score(scores.first, explainer.scores(["A cat sat on a mat. It was a fat cat."])[0, 0])
 
     # Words in colour.
     page.get_by_text("Explanations", exact=True).first.click()
