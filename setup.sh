@@ -219,7 +219,7 @@ look_at_torch() {
 import os, sys
 from pathlib import Path
 import psutil, torch
-from utils.precision import apex_problem
+from utils.apex_amp import apex_problem
 count = torch.cuda.device_count() if torch.cuda.is_available() else 0
 capabilities = sorted({"%d.%d" % torch.cuda.get_device_capability(i) for i in range(count)})
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -321,7 +321,7 @@ print("{0.name}: {0.reason}".format(choose("auto")))')"
     say "no GPU is here to prove Apex on: the wheel is for another machine"
     return
   fi
-  if proof=$(suite -c 'from utils.precision import prove_apex; print(prove_apex())' 2>"$log"); then
+  if proof=$(suite -c 'from utils.apex_amp import prove_apex; print(prove_apex())' 2>"$log"); then
     say "$proof"
     return
   fi

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import common
 from benchmarks.contestants import PaddedRows
-from utils import checkpoint, fold, precision, resume, runtime
+from utils import checkpoint, fold, precision, results, resume, runtime
 from utils.averaging import Averager
 from utils.config import Config, InputError
 from utils.data import add_folds, load_table
@@ -109,8 +109,8 @@ def ours(asked) -> dict:
     fold.prepare = timed("preparing", fold.prepare)
     Averager.update = timed("averaging", Averager.update)
     fold.save_state = timed("saving", resume.save_state)
-    fold.save = timed("saving", fold.save)
-    fold.rmse_of = timed("scores and tables", fold.rmse_of)
+    results.save = timed("saving", results.save)
+    results.rmse_of = timed("scores and tables", results.rmse_of)
     checkpoint.write_table = timed("scores and tables", checkpoint.write_table)
     config = config_of(asked)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from utils import environment, precision, report, runtime
+from utils import apex_amp, environment, report, runtime
 
 
 def by_name():
@@ -113,16 +113,16 @@ def test_apex_is_wanted_only_where_there_is_cuda(monkeypatch):
     assert by_name()["Apex"].remedy == "none needed: Apex is for CUDA"
     monkeypatch.setattr(runtime, "device", lambda: torch.device("cuda"))
     assert environment._apex().remedy == "run: bash setup.sh --apex"
-    monkeypatch.setattr(precision, "apex_problem", lambda: None)
+    monkeypatch.setattr(apex_amp, "apex_problem", lambda: None)
     about = {"url": "file:///cache/apex-e13873debc46-torch2.11.0-cu12.8-cp313-sm7.5/apex-0.1-cp313.whl"}
     distribution = SimpleNamespace(version="0.1", read_text=lambda name: json.dumps(about))
-    monkeypatch.setattr(precision.importlib.metadata, "distribution", lambda name: distribution)
+    monkeypatch.setattr(apex_amp.importlib.metadata, "distribution", lambda name: distribution)
     assert environment._apex().found == "0.1, commit e13873debc46, built for torch2.11.0-cu12.8-cp313-sm7.5"
     about["url"] = "file:///somewhere/apex"
     assert environment._apex().found == "0.1, of unknown commit"
     monkeypatch.undo()
     wrong = "the installed package 'apex' is not NVIDIA's; remove it with: python -m pip uninstall -y apex"
-    monkeypatch.setattr(precision, "apex_problem", lambda: wrong)
+    monkeypatch.setattr(apex_amp, "apex_problem", lambda: wrong)
     assert environment._apex().remedy == "remove it with: python -m pip uninstall -y apex"
     assert environment._apex().found.endswith("not NVIDIA's")
 

@@ -7,9 +7,10 @@ import torch
 
 from tests.stand_ins import apex
 from utils import precision, runtime
+from utils.apex_amp import apex_problem
 from utils.config import InputError
 from utils.fold import fit_fold
-from utils.precision import Choice, apex_problem, choose
+from utils.precision import Choice, choose
 from utils.train import prepare
 
 

@@ -29,11 +29,12 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 LAYERS = [["config", "madgrad"], ["runtime"], ["sources", "devices"], ["data", "model", "lowprecision"],
           ["predict", "losses", "metrics", "optim"],
-          ["precision", "averaging", "checkpoint", "state"], ["train", "environment"], ["trial", "resume", "faults"],
-          ["fold"], ["folds"], ["landscape", "submission", "report", "explain", "server"],
+          ["apex_amp", "averaging", "checkpoint", "state"], ["precision"],
+          ["train", "environment"], ["trial", "resume", "faults"], ["results"], ["fold"], ["folds"],
+          ["landscape", "submission", "report", "explain", "server"],
           ["report_runs", "report_rates", "report_words", "interpret"], ["lit_components"], ["serve"],
           ["keeper", "grid", "mirror"], ["execute", "watch", "kaggle_kernels"], ["cluster", "summary"],
-          ["batch"]]  # fmt: skip
+          ["engines"], ["batch"]]  # fmt: skip
 
 
 def test_imports_run_one_way():

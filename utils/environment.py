@@ -118,11 +118,11 @@ def _minilm() -> Check:
 
 
 def _apex() -> Check:
-    from utils import precision, runtime
+    from utils import apex_amp, runtime
 
-    problem = precision.apex_problem()
+    problem = apex_amp.apex_problem()
     if problem is None:
-        return Check("Apex", precision.apex_build(), "works")
+        return Check("Apex", apex_amp.apex_build(), "works")
     problem, _, remedy = problem.partition("; ")
     cuda = runtime.device().type == "cuda"
     remedy = remedy or ("run: bash setup.sh --apex" if cuda else "none needed: Apex is for CUDA")

@@ -8,7 +8,6 @@ Notebook 02 calls ``fit_fold``. From a shell, with as many processes as are want
 import argparse
 import functools
 import math
-import shutil
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from utils import checkpoint, data, devices, runtime, state
+from utils import checkpoint, data, devices, results, runtime, state
 from utils.config import Config, InputError
 from utils.data import add_folds, load_table
 from utils.faults import (
@@ -31,8 +30,6 @@ from utils.faults import (
     stop_signals,
     told_in_a_sentence,
 )
-from utils.metrics import batch_rmse, score
-from utils.model import TextRegressor
 from utils.resume import Progress, current_weights, earlier_output, fetch, refuse_changes, resume, save_state
 from utils.train import Training, evaluate, prepare, train_epoch
 
@@ -158,7 +155,7 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, ma
     progress.predictions = evaluate(training)
     if not all(np.isfinite(found).all() for found in progress.predictions.values()):
         raise InputError(f"training diverged by step {training.step}: the scores are not finite; lower lr.")
-    rmse = {kind: rmse_of(training, found) for kind, found in progress.predictions.items()}
+    rmse = {kind: results.rmse_of(training, found) for kind, found in progress.predictions.items()}
     row = {
         "step": training.step, "epoch": round(training.step / training.steps_per_epoch, 4), "train_loss": train_loss,
         "rmse": rmse["last"], "swa_rmse": rmse.get("swa", math.nan), "seconds": round(progress.seconds, 2),
@@ -166,8 +163,8 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, ma
         **{f"lr {name}": rate for name, rate in training.rates.current().items()},
     }  # fmt: skip
     progress.rows.append(row)
-    if progress.best is None or rmse["last"] < rmse_of(training, progress.best):
-        devices.on_main(lambda: save(training, training.model, folder / "best"))
+    if progress.best is None or rmse["last"] < results.rmse_of(training, progress.best):
+        devices.on_main(lambda: results.save(training, training.model, folder / "best"))
         progress.best = progress.predictions["last"]
         progress.best_digest = state.digest(folder / "best" / "model.safetensors")
     devices.on_main(lambda: checkpoint.write_table(folder / "history.csv", pd.DataFrame(progress.rows)))
@@ -178,11 +175,6 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, ma
     )
 
 
-def save(training: Training, model: TextRegressor, folder: Path) -> None:
-    """Save ``model`` as a Hugging Face folder."""
-    checkpoint.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
-
-
 def save_snapshot(training: Training, folder: Path) -> None:
     """Keep the weights that went into the average just now."""
     folder.mkdir(exist_ok=True)
@@ -190,14 +182,11 @@ def save_snapshot(training: Training, folder: Path) -> None:
     checkpoint.write_weights(folder / f"step-{training.step:06d}.safetensors", weights)
 
 
-# --- results -----------------------------------------------------------------------------------------------------
-
-
 def finish(training: Training, folder: Path, progress: Progress, reason: str) -> None:
     """Write what the later notebooks read. After a time limit the state stays, to go on from, and so does the plan."""
     if not progress.predictions or progress.rows[-1]["step"] != training.step:
         progress.predictions = evaluate(training)  # stopped between two evaluations, or resumed after the last one
-    devices.on_main(lambda: write_results(training, folder, progress, reason))
+    devices.on_main(lambda: results.write(training, folder, progress, reason))
     if reason == "patience":
         print(f"Stopped early: no better score in {training.config.patience} evaluations.")
     if reason == "time limit":
@@ -205,57 +194,6 @@ def finish(training: Training, folder: Path, progress: Progress, reason: str) ->
             f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
             "run again to go on."
         )
-
-
-def write_results(training: Training, folder: Path, progress: Progress, reason: str) -> None:
-    for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
-        if kind in progress.predictions:
-            save(training, model, folder / kind)
-    found = progress.predictions | ({"best": progress.best} if progress.best is not None else {})
-    checkpoint.write_table(folder / "predictions.csv", predictions_table(training, found))
-    finished = reason != "time limit"
-    result = summary(training, progress, found) | {"finished": finished, "stopped_by": reason}
-    checkpoint.write_json(folder / "result.json", result)
-    if finished:
-        shutil.rmtree(folder / "state", ignore_errors=True)
-
-
-def rmse_of(training: Training, predictions: np.ndarray) -> float:
-    return score(training.held_out.targets, predictions, training.config.target_columns)["rmse"]
-
-
-def predictions_table(training: Training, predictions: dict[str, np.ndarray]) -> pd.DataFrame:
-    """id, target, last, best, swa; with several targets each column once a target, as "<target> <column>"."""
-    config, held_out = training.config, training.held_out
-    table = {"id": held_out.ids}
-    for i, name in enumerate(config.target_columns):
-        prefix = f"{name} " if len(config.target_columns) > 1 else ""
-        table[f"{prefix}target"] = held_out.targets[:, i]
-        for kind in (kind for kind in checkpoint.KINDS if kind in predictions):
-            table[f"{prefix}{kind}"] = predictions[kind][:, i]
-    return pd.DataFrame(table)
-
-
-def summary(training: Training, progress: Progress, predictions: dict[str, np.ndarray]) -> dict:
-    """The scores and sizes of result.json, the contract with the later notebooks."""
-    targets, history = training.held_out.targets, pd.DataFrame(progress.rows)
-    scores = {
-        kind: score(targets, predictions[kind], training.config.target_columns)
-        | {"batch_rmse": batch_rmse(targets, predictions[kind])}
-        for kind in checkpoint.KINDS
-        if kind in predictions
-    }
-    return {
-        "scores": scores,
-        "fold": training.config.fold,
-        "default": "swa" if "swa" in scores else "last",
-        "best_epoch": float(history.loc[history["rmse"].idxmin(), "epoch"]) if len(history) else None,
-        "steps": training.step,
-        "n_averaged": training.averager.n_averaged if training.averager else 0,
-        "parameters": sum(weight.numel() for weight in training.model.parameters()),
-        "samples_per_second": float(history["samples_per_second"].median()) if len(history) else None,
-        "seconds": round(progress.seconds, 1),  # of training and evaluation, in all sessions
-    }
 
 
 # --- from a shell ------------------------------------------------------------------------------------------------
