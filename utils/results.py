@@ -14,7 +14,7 @@ from utils.train import Training
 
 
 def write(training: Training, folder: Path, progress: Progress, reason: str) -> None:
-    """All of it; result.json, which makes a fold readable, comes last. ``reason``: why it stopped, as run_epochs has it."""
+    """All of it, result.json last, by which the fold is known to be there. ``reason``: why training stopped."""
     for kind, model in {"last": training.model, "swa": training.averager and training.averager.model}.items():
         if kind in progress.predictions:
             save(training, model, folder / kind)
