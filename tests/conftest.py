@@ -7,6 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may depend 
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 from transformers import (
     BertConfig,
     DebertaV2Config,
@@ -44,6 +45,14 @@ FAMILIES = {
 
 def pytest_addoption(parser):
     parser.addoption("--full", action="store_true", help="also run the tests marked full")
+
+
+def pytest_configure(config):
+    for name in ("NO_PROXY", "no_proxy"):  # the tests' own servers are behind none
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+    # The machine may be busy. New examples are looked for in full, so that no one else's change fails for them.
+    settings.register_profile("suite", deadline=None, derandomize=not config.getoption("--full"))
+    settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -139,7 +139,7 @@ def test_cleaning_glues_no_words_together(text):
 # --- folds -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     n=st.integers(10, 60),
     n_folds=st.integers(2, 5),

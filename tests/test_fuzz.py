@@ -34,7 +34,7 @@ def attempt(function):
         return None, sentence
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(overrides=st.dictionaries(st.sampled_from(FIELDS), JUNK, max_size=4))
 @example(overrides={"lr": 10**400})
 @example(overrides={"target_columns": [1, 2]})
@@ -74,7 +74,7 @@ def files(draw):
     return text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "latin-1"])), errors="replace")
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(content=b'"\n",some words 0,0.0\nr1,some words 1,0.5\n', fold_by="kfold", n_folds=2)
 @given(content=files(), fold_by=st.sampled_from(["kfold", "stratified", "group"]), n_folds=st.integers(2, 6))
 def test_any_file_makes_a_table_or_a_sentence(content, fold_by, n_folds, tmp_path):
@@ -113,7 +113,7 @@ def recipes(draw):
     return options | {name: draw(strategy) for name, strategy in numbers.items() if draw(st.integers(0, 2)) == 0}
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(recipe=recipes())
 def test_any_recipe_trains_or_says_why_not(recipe, workspace):
     shutil.rmtree(workspace / "output" / "tiny", ignore_errors=True)
@@ -135,7 +135,7 @@ def test_any_recipe_trains_or_says_why_not(recipe, workspace):
 
 
 @pytest.mark.full
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(recipe=recipes())
 def test_any_recipe_in_full(recipe, workspace):
     test_any_recipe_trains_or_says_why_not.hypothesis.inner_test(recipe, workspace)

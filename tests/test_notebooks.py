@@ -24,7 +24,11 @@ SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION = NOTEBOOKS
 def run_papermill(notebook, output, *arguments, cwd):
     """``papermill`` from another directory, its kernel writing under ``cwd`` alone."""
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ})
+    for _ in range(2):
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ})
+        if "Kernel died before replying" not in done.stderr:
+            break  # jupyter_client frees the ports that it has found; now and then another kernel takes one meanwhile
+    return done
 
 
 def streams(notebook):

@@ -153,7 +153,7 @@ def test_warm_up_then_the_schedule(schedule):
     assert high[-1] == pytest.approx(end[schedule], rel=1e-4)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     schedule=st.sampled_from(["cosine", "linear", "constant"]),
     anneal=st.sampled_from(["cos", "linear"]),

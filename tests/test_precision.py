@@ -81,9 +81,17 @@ def test_what_is_there_is_granted(monkeypatch):
         assert choose(wanted) == Choice(wanted, "asked for")
 
 
-def forget_apex(monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
-        monkeypatch.delitem(sys.modules, name)
+@pytest.fixture
+def no_apex(monkeypatch):
+    """Python has not met any package of that name, and will have forgotten it afterwards."""
+
+    def forget():
+        for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
+            del sys.modules[name]
+
+    forget()
+    yield
+    forget()
 
 
 def fake_package(folder, monkeypatch, **files):
@@ -93,30 +101,28 @@ def fake_package(folder, monkeypatch, **files):
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".py").write_text(text)
     monkeypatch.syspath_prepend(folder)
-    forget_apex(monkeypatch)
 
 
-def test_no_apex_and_pypis_unrelated_apex_and_a_build_without_amp_are_told_apart(tmp_path, monkeypatch):
+def test_no_apex_and_pypis_unrelated_apex_and_a_build_without_amp_are_told_apart(tmp_path, monkeypatch, no_apex):
     assert apex_problem() == "NVIDIA Apex is not installed"
     fake_package(tmp_path, monkeypatch, __init__="from pyramid.config import Configurator")
     assert "unrelated" in apex_problem()
     assert "python -m pip uninstall -y apex" in apex_problem()
 
 
-def test_a_build_without_amp(tmp_path, monkeypatch):
+def test_a_build_without_amp(tmp_path, monkeypatch, no_apex):
     fake_package(tmp_path, monkeypatch, __init__="", optimizers__slash____init__="")
     assert "build without apex.amp" in apex_problem()
 
 
-def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch, no_apex):
     (tmp_path / "apex").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    forget_apex(monkeypatch)
     assert "a folder named apex" in apex_problem()
 
 
-def test_the_right_apex(tmp_path, monkeypatch):
+def test_the_right_apex(tmp_path, monkeypatch, no_apex):
     fake_package(tmp_path, monkeypatch, __init__="", amp="initialize = scale_loss = master_params = state_dict = print")
     assert apex_problem() is None
 

@@ -148,23 +148,25 @@ fit_fold(config, add_folds(load_table(config), config))
 """
 
 
-def killed_at_random(options, generator, kills):
-    """Train in processes of their own, killed with SIGKILL at random moments; returns how often."""
-    begun = killed = 0
-    while True:
-        begun += 1
+def killed_at_random(options, states, generator, kills):
+    """Train in processes of their own, each killed with SIGKILL at a random moment after it has saved a state.
+
+    Returns:
+        How many were killed, and what the last one said, which was left to end (if it did not end sooner).
+    """
+    for killed in range(kills + 1):
+        before = state.newest(states)
         process = subprocess.Popen([sys.executable, "-c", SCRIPT, json.dumps(options)], cwd=runtime.ROOT,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
-        line = process.stdout.readline()  # imports are over: from here on it trains and saves
         if killed < kills:
-            time.sleep(generator.uniform(0.0, 0.6))
+            while process.poll() is None and state.newest(states) == before:
+                time.sleep(0.01)
+            time.sleep(generator.uniform(0.0, 0.3))
             process.kill()
-            killed += process.wait() == -signal.SIGKILL
-            process.stdout.close()
-            continue
-        rest = process.communicate()[0]
-        assert process.returncode == 0, line + rest
-        return killed
+        said = process.communicate()[0]
+        if process.returncode != -signal.SIGKILL:
+            assert process.returncode == 0, said
+            return killed, said
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.full), pytest.param(2, marks=pytest.mark.full)])
@@ -172,8 +174,12 @@ def test_sigkill_at_random_moments_changes_nothing(seed, tiny, tiny_table, tmp_p
     options = {**OPTIONS, "precision": "fp32", "encoder": encoder_source("tiny"), "output_dir": str(tmp_path / "out"),
                "save_every": 1, "epochs": 12, "swa_start": 4.0}  # fmt: skip
     whole = fit_fold(tiny(**{**options, "run": "whole", "save_every": 0}), tiny_table)
-    assert killed_at_random({**options, "run": "killed"}, random.Random(seed), kills=4 if seed == 0 else 12) >= 3
-    assert_same(whole, tmp_path / "out" / "killed" / "fold-0")
+    folder = tmp_path / "out" / "killed" / "fold-0"
+    options["run"] = "killed"
+    killed, said = killed_at_random(options, folder / "state", random.Random(seed), kills=4 if seed == 0 else 12)
+    assert killed >= 3
+    assert "going on from step" in said
+    assert_same(whole, folder)
 
 
 @pytest.mark.parametrize("moment", ["model.safetensors", "rest.pt", "manifest", "renaming", "pruning"])
@@ -598,7 +604,7 @@ def test_two_runs_on_one_folder(tiny, tiny_table):
     folder = checkpoint.fold_folder(tiny())
     holder = subprocess.Popen(
         [sys.executable, "-c", "import sys, time; from pathlib import Path; from utils.faults import only_run\n"
-         "with only_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)", folder],
+         "with only_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)", folder],
         cwd=runtime.ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(

@@ -168,7 +168,7 @@ def test_kaggle_fills_a_wheelhouse_and_another_kernel_installs_from_it_offline(t
     offline = tmp_path / "offline"
     shutil.copytree(prefix, offline, symlinks=True)
     project = tmp_path / "input" / "datasets" / "owner" / "swa-apex-lit"
-    shutil.copytree(ROOT / "utils", project / "utils")
+    shutil.copytree(ROOT / "utils", project / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.sh", "requirements.txt", "requirements-lit.txt"):
         shutil.copy(ROOT / name, project)
     script = project / "setup.sh"
@@ -202,7 +202,7 @@ def test_kaggle_fills_a_wheelhouse_and_another_kernel_installs_from_it_offline(t
 def test_a_wheelhouse_of_a_used_machine_sets_up_a_fresh_one_offline(tmp_path):
     """Filled where .venv has everything already; used where there is nothing and no index."""
     project, house = tmp_path / "project", tmp_path / "a house"
-    shutil.copytree(ROOT / "utils", project / "utils")
+    shutil.copytree(ROOT / "utils", project / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "data" / "sample", project / "data" / "sample")
     for name in ("setup.sh", "requirements.txt", "requirements-lit.txt", "constraints.txt"):
         shutil.copy(ROOT / name, project)
@@ -269,6 +269,7 @@ def gpu(tmp_path):
     return Runtime(tmp_path)
 
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 TORCH = importlib.metadata.version("torch").split("+")[0]
 KEY = f"apex-e13873debc46-torch{TORCH}-cu12.8-cp{sys.version_info[0]}{sys.version_info[1]}-sm7.5"
 
@@ -411,7 +412,7 @@ def test_each_failure_of_the_apex_build_is_one_sentence(gpu, fault, sentence):
         (gpu.cuda / "bin" / "nvcc" if missing == "nvcc" else gpu.tools / missing).unlink()
     done = gpu.run(**{name: value for name, value in fault.items() if name != "without"})
     expected = sentence.format(folder=gpu.folder, cache=gpu.cache, key=KEY, python=sys.executable,
-                               jobs=min(3, os.cpu_count()))  # fmt: skip
+                               jobs=min(3, CORES))  # fmt: skip
     assert done.stderr == f"setup: {expected}\n", done.stdout
     assert done.returncode == 1
     assert not (gpu.packages / "apex").exists(), "nothing half-installed"
