@@ -1,14 +1,16 @@
-"""Training speed side by side: the published loop, Hugging Face's Trainer, Lightning with its SWA callback, and ours.
+"""Training speed side by side: the published loop, the HF Trainer, Lightning with its SWA callback, and ours.
 
     python -m benchmarks.throughput [--data DATA] [--encoder minilm,base,large] [--batch 16] [--length 256]
         [--precision bf16] [--steps 24] [--repeats 5]
 
-Each contestant (benchmarks/contestants.py) trains the same encoder on the same texts in a process of its own, so that
-no one's settings help another, in turns; medians count. Three steps warm up, ``steps`` are timed, and tokens are
-counted without padding. Options with commas are combined: every encoder with every batch and so on. "base" and "large"
-are RoBERTa's shapes with random weights. DATA is what ``Config.data`` takes. Lightning: pip install lightning.
+Each contestant (benchmarks/contestants.py) trains the same encoder on the same texts in a process of its own,
+so that no contestant's settings affect another, in turns; medians count. Three steps warm up, then ``steps``
+are timed; tokens are counted without padding. Comma-separated values are combined: every encoder with every
+batch size, and so on. "base" and "large" are RoBERTa's shapes with random weights. DATA is a value for
+``Config.data``. Lightning must be installed: pip install lightning.
 
-Writes benchmarks/throughput-cpu.json or -cuda.json; ``python -m benchmarks.results`` makes tables and plots of it.
+Writes benchmarks/throughput-cpu.json or -cuda.json; ``python -m benchmarks.results`` makes tables and plots
+of it.
 """
 
 import argparse
@@ -27,88 +29,146 @@ from pathlib import Path
 import numpy as np
 from transformers import AutoTokenizer
 
-from benchmarks import common, contestants
+from benchmarks import common, contestants, measure
 from benchmarks.contestants import NAMES, WARM_UP, Clock, Setting
-from utils import data, resume, train
-from utils.fold import describe
-from utils.model import encoder_source
+from utils.data.tokens import evaluation_batches, tokenize
+from utils.machine.encoders import encoder_source
+from utils.runs.fold import describe
+from utils.runs.progress import Progress
+from utils.runs.resume import save_state
+from utils.tasks import base
+from utils.training import loop
+from utils.training.predict import predict_batches
+from utils.training.setup import Training, prepare
 
 
 def one(name: str, setting: Setting, steps: int) -> dict:
-    """One contestant, in this process."""
+    """Measure one contestant in this process."""
     before, began = time.time() - float(os.environ.get("BEGAN", time.time())), time.perf_counter()
     clock = Clock(WARM_UP + steps)
     with contextlib.redirect_stdout(sys.stderr):
         getattr(contestants, name)(setting, clock)
-    return {**clock.result(), "to_first_step": before + clock.ends[0] - began, "peak_gib": common.peak_memory()}
+    to_first_step = before + clock.ends[0] - began
+    return {**clock.result(), "to_first_step": to_first_step, "peak_gib": measure.peak_memory()}
+
+
+# --- where our time goes -----------------------------------------------------------------------------------
 
 
 def phases(setting: Setting, steps: int) -> dict[str, float]:
-    """Median seconds of each part of our training; each waits for the GPU, where there is one, before and after."""
-    spent: dict[str, list[float]] = collections.defaultdict(list)
+    """Median seconds of each part of our training; "tokenise" is per text, and evaluation is in tokens/s.
 
-    def timed(name, function):
-        return common.timed(function, spent[name])
-
-    data.tokenize = timed("tokenise", data.tokenize)
+    Each part waits for the GPU, if there is one, before and after.
+    """
+    calls: dict[str, list[float]] = collections.defaultdict(list)
+    base.tokenize = measure.timed(base.tokenize, calls["tokenise"])
     table = setting.table(WARM_UP + steps)
     with contextlib.redirect_stdout(sys.stderr):
-        found = train.prepare(setting.config(), table, 0)
-    found.backend.backward = timed("backward", found.backend.backward)
-    found.backend.clip = timed("clip", found.backend.clip)
-    found.optimizer.step = timed("optimizer", found.optimizer.step)
-    found.averager.update = timed("averaging", found.averager.update)
-    train.add_gradients = timed("forward", train.add_gradients)
-    for step in train.train_epoch(found, 0):
-        if step == WARM_UP + steps:
+        training = prepare(setting.config(), table, 0)
+    time_steps(training, WARM_UP + steps, calls)
+    rate = evaluation_rate(training)
+    time_saving(training, calls)
+    medians = {name: statistics.median(seconds) for name, seconds in calls.items()}
+    medians["tokenise"] = sum(calls["tokenise"]) / len(table)
+    medians["forward"] -= medians["backward"]
+    return medians | {"evaluation, tokens/s": rate}
+
+
+def time_steps(training: Training, steps: int, calls: dict[str, list[float]]) -> None:
+    """Append the seconds of each step's parts and of averaging to ``calls``; "forward" includes backward."""
+    parts = {
+        "backward": (training.backend, "backward"),
+        "clip": (training.backend, "clip"),
+        "optimizer": (training.optimizer, "step"),
+        "averaging": (training.averager, "update"),
+        "forward": (loop, "retry_in_smaller_parts"),
+    }
+    for name, (owner, attribute) in parts.items():
+        setattr(owner, attribute, measure.timed(getattr(owner, attribute), calls[name]))
+    for step in loop.train_epoch(training, 0):
+        if step == steps:
             break
     for _ in range(4):
-        found.averager.update(found.model, found.backend.weights())
-    spent["averaging"].pop(0)  # the first one only copies
-    texts, batch = found.held_out, setting.config().eval_batch_size
-    some = data.evaluation_batches(texts.lengths, batch)[:: max(1, len(texts.ids) // batch // 4)]
-    some = [batch for batch in some if len(batch) == len(some[0])]
-    with found.backend.autocast():
-        score = functools.partial(
-            train.predict_batches, found.wrapped, texts, some, found.tokenizer, found.backend.device
-        )
-        seconds = common.median_seconds(score, repeats=3, warm_up=1)
-    with tempfile.TemporaryDirectory() as folder:
-        about = describe(found, found.held_out.ids, "")
-        for name in "abc":
-            (Path(folder) / name).mkdir()
-            timed("saving a state", resume.save_state)(found, Path(folder) / name, about, resume.Progress())
-    medians = {name: statistics.median(values) for name, values in spent.items()}
-    medians["tokenise"] = sum(spent["tokenise"]) / len(table)
-    medians["forward"] -= medians["backward"]
-    return medians | {"evaluation, tokens/s": sum(texts.lengths[row] for rows in some for row in rows) / seconds}
+        training.averager.update(training.model, training.backend.weights())
+    calls["averaging"].pop(0)  # the first one only copies
+
+
+def time_saving(training: Training, calls: dict[str, list[float]]) -> None:
+    """Append to ``calls`` the seconds of saving the training's state, three times."""
+    save = measure.timed(save_state, calls["saving a state"])
+    metadata = describe(training, training.held_out.ids, "")
+    for _ in range(3):
+        with tempfile.TemporaryDirectory() as folder:
+            save(training, Path(folder), metadata, Progress())
+
+
+def evaluation_rate(training: Training) -> float:
+    """Tokens per second of predicting about four batches of held-out texts of different lengths."""
+    examples, size = training.held_out, training.config.eval_batch_size
+    lengths = examples.lengths
+    batches = evaluation_batches(lengths, size)[:: max(1, len(examples) // size // 4)]
+    batches = [batch for batch in batches if len(batch) == len(batches[0])]
+    arguments = (training.wrapped, examples, batches, training.tokenizer, training.backend.device)
+    with training.backend.autocast():
+        seconds = measure.median_seconds(lambda: predict_batches(*arguments), repeats=3, warm_up=1)
+    return sum(lengths[number] for batch in batches for number in batch) / seconds
+
+
+# --- the comparison ----------------------------------------------------------------------------------------
 
 
 def compare(setting: Setting, steps: int, repeats: int) -> dict:
-    """All contestants in turns, the limits measured in each turn; a contestant that fails has None there."""
+    """All contestants in turns, and the limits, measured in each turn; a contestant that fails has None."""
     config, table = setting.config(), setting.table(WARM_UP + steps)
-    shape, tokenizer = common.shape_of(config), AutoTokenizer.from_pretrained(encoder_source(config.encoder))
-    lengths = data.tokenize(table[config.text_column].tolist(), tokenizer, setting.length)[1]
-    words = ["--data", setting.data, "--encoder", setting.encoder, "--batch", setting.batch, "--length", setting.length,
-             "--precision", setting.precision, "--steps", steps]  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source(config.encoder))
+    lengths = tokenize(table[config.text_column].tolist(), tokenizer, setting.length)[1]
+    flops = measure.training_flops(common.encoder_shape(config), lengths)
+    options = [word for name, value in vars(setting).items() for word in (f"--{name}", value)]
+    options += ["--steps", steps]
     turns = []
     for turn in range(repeats):
-        limits = {name: common.matrix_rate(name) for name in ("fp32", setting.precision)}
+        limits = {name: measure.matrix_rate(name) for name in ("fp32", setting.precision)}
         runs = {}
         for name in NAMES:
-            runs[name] = common.in_own_process("benchmarks.throughput", "--one", name, *words)
+            runs[name] = common.run_module("benchmarks.throughput", "--one", name, *options)
             if runs[name] is not None:
-                print(f"turn {turn + 1}, {NAMES[name]}: {runs[name]['tokens_per_second']:.0f} tokens/s", flush=True)
+                speed = runs[name]["tokens_per_second"]
+                print(f"turn {turn + 1}, {NAMES[name]}: {speed:.0f} tokens/s", flush=True)
         turns.append({"limits": limits, "runs": runs})
     return {
-        **vars(setting), "data": Path(setting.data).name, "mean_length": float(np.mean(lengths)), "steps": steps,
-        "flops_per_token": common.training_flops(shape, lengths) / sum(lengths), "turns": turns,
-        "phases": common.in_own_process("benchmarks.throughput", "--one", "phases", *words),
-    }  # fmt: skip
+        **vars(setting),
+        "data": Path(setting.data).name,
+        "mean_length": float(np.mean(lengths)),
+        "steps": steps,
+        "flops_per_token": flops / sum(lengths),
+        "turns": turns,
+        "phases": common.run_module("benchmarks.throughput", "--one", "phases", *options),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0])
+    arguments = read_command_line()
+    precisions = common.parse_precisions(arguments.precision)
+    choices = arguments.encoder.split(","), arguments.batch, arguments.length, precisions
+    settings = [Setting(arguments.data, *values) for values in itertools.product(*choices)]
+    if arguments.one:
+        call = phases if arguments.one == "phases" else functools.partial(one, arguments.one)
+        print(json.dumps(call(settings[0], arguments.steps)))
+        return
+    for setting in settings:  # bad input is reported now rather than after hours
+        common.encoder_shape(setting.config())
+        setting.table(WARM_UP + arguments.steps)
+    results = []
+    for setting in settings:
+        print(setting, flush=True)
+        results.append(compare(setting, arguments.steps, arguments.repeats))
+        common.write_result("throughput", {"settings": results})
+
+
+def read_command_line() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.throughput", description=__doc__.split("\n")[0]
+    )
     parser.add_argument("--data", default="sample")
     parser.add_argument("--encoder", default="minilm")
     parser.add_argument("--batch", type=common.positives, default=[16])
@@ -117,22 +177,8 @@ def main() -> None:
     parser.add_argument("--steps", type=common.positive, default=24)
     parser.add_argument("--repeats", type=common.positive, default=5)
     parser.add_argument("--one", choices=[*NAMES, "phases"], help="one contestant, once, in this process")
-    asked = parser.parse_args()
-    choices = asked.encoder.split(","), asked.batch, asked.length, common.precisions(asked.precision)
-    settings = [Setting(asked.data, *combined) for combined in itertools.product(*choices)]
-    if asked.one:
-        call = phases if asked.one == "phases" else functools.partial(one, asked.one)
-        print(json.dumps(call(settings[0], asked.steps)))
-        return
-    for setting in settings:  # what cannot be is told before hours have gone by
-        common.shape_of(setting.config())
-        setting.table(WARM_UP + asked.steps)
-    results = []
-    for setting in settings:
-        print(setting, flush=True)
-        results.append(compare(setting, asked.steps, asked.repeats))
-        common.write("throughput", {"settings": results})
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    common.told(main)
+    common.run_main(main)

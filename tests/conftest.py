@@ -17,9 +17,9 @@ from transformers import (
     RobertaConfig,
 )
 
-from utils import runtime
+from utils.machine import runtime
 from utils.config import Config
-from utils.data import add_folds, load_table
+from utils.tasks import add_folds, load_table
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 99}
 FAMILIES = {

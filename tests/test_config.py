@@ -1,10 +1,12 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.config import CHOICES, PRESETS, Config, InputError
+from utils.config import CHOICES, PRESETS, Config, InputError, check_choice
 
-OWN = """# Parameters: ours
+PARAMETERS = """# Parameters: ours
 from typing import Optional
 preset: str = "tiny"
 fold: int = 0
@@ -13,7 +15,7 @@ lr: Optional[float] = None
 
 
 def run_cells(*cells):
-    """A notebook's globals after these cells."""
+    """A notebook's globals after these cells have run."""
     namespace = {"In": [""]}
     for cell in cells:
         namespace["In"].append(cell)
@@ -54,14 +56,15 @@ def test_none_leaves_the_presets_value():
         ({"lr": "fast"}, "must be a number"),
         ({"lr": float("nan")}, "must be a number"),
         ({"lr": 0}, "out of range"),
-        ({"loss": "rsme"}, "did you mean 'rmse'"),
+        ({"n_folds": 1}, "must be 2 or more"),
+        ({"head_dropout": 1.5}, "must be from 0 to 1"),
         ({"optimizer": "adam"}, "did you mean 'adamw'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"precision": "fp-16"}, "did you mean 'fp16'"),
-        ({"pooling": "max"}, "choose one of"),
+        ({"averaging": "mean"}, "choose one of"),
         ({"standardize": "maybe"}, "True or False"),
         ({"target_columns": ""}, "target_columns is empty"),
-        ({"target_columns": 3}, "names with commas"),
+        ({"target_columns": 3}, "names separated by commas"),
         ({"fold_by": "group", "group_column": ""}, "needs group_column"),
         ({"target_columns": "a,a"}, "name each column once"),
         ({"target_columns": "fold"}, "none of them fold"),
@@ -70,40 +73,59 @@ def test_none_leaves_the_presets_value():
         ({"run": "../elsewhere"}, "cannot name a folder"),
     ],
 )
-def test_what_cannot_be_right_is_refused_in_one_sentence(overrides, words):
+def test_an_invalid_setting_is_one_sentence(overrides, words):
     with pytest.raises(InputError, match=words) as caught:
         Config.make(**{"preset": "demo", **overrides})
     assert "\n" not in str(caught.value)
     assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
 
 
-def test_a_notebook_gives_its_parameters():
-    namespace = run_cells(OWN, "# Parameters\nfold = 3\nlayer_decay = 0.8\n", "unrelated = 1")
+def test_a_notebook_passes_its_parameters():
+    namespace = run_cells(PARAMETERS, "# Parameters\nfold = 3\nlayer_decay = 0.8\n", "unrelated = 1")
     config = Config.from_notebook(namespace)
     assert (config.preset, config.fold, config.layer_decay) == ("tiny", 3, 0.8)
 
 
-def test_a_typo_in_papermills_parameters_is_refused():
+def test_a_typo_in_papermills_parameters_is_an_error():
     with pytest.raises(InputError, match="'fld' is not a parameter; did you mean 'fold'"):
-        Config.from_notebook(run_cells(OWN, "# Parameters\nfld = 3\n"))
+        Config.from_notebook(run_cells(PARAMETERS, "# Parameters\nfld = 3\n"))
 
 
 def test_running_all_cells_twice_works_and_ignores_other_variables():
-    once = [OWN, "# Parameters\nfold = 3\n", "fld = 7; folder = 1"]
+    once = [PARAMETERS, "# Parameters\nfold = 3\n", "fld = 7; folder = 1"]
     assert Config.from_notebook(run_cells(*once, *once)).fold == 3
 
 
 def test_an_edited_parameters_cell_wins_over_an_older_injected_one():
-    assert Config.from_notebook(run_cells(OWN, "# Parameters\nfld = 3\n", OWN)).fold == 0
+    assert Config.from_notebook(run_cells(PARAMETERS, "# Parameters\nfld = 3\n", PARAMETERS)).fold == 0
 
 
-def test_no_parameters_cell_is_said():
+def test_a_missing_parameters_cell_is_an_error():
     with pytest.raises(InputError, match="no parameters cell has run"):
         Config.from_notebook({"In": ["", "x = 1"]})
 
 
+def test_extra_parameters_of_a_notebook_are_no_settings():
+    namespace = run_cells(PARAMETERS, "# Parameters\nport = 80\n")
+    assert Config.from_notebook(namespace, extra=("port",)) == Config.make("tiny")
+
+
+def test_open_sets_are_left_to_their_registries():
+    config = Config.make("demo", task="any task", loss="any loss", pooling="any pooling")
+    assert (config.task, config.loss, config.pooling) == ("any task", "any loss", "any pooling")
+    check_choice("loss", "rmse", {"rmse": 1, "mse": 2})
+    with pytest.raises(InputError, match=r"^loss='rsme' is not known; did you mean 'rmse'\?$"):
+        check_choice("loss", "rsme", {"rmse": 1, "mse": 2})
+
+
+def test_a_training_resumes_under_other_locations_but_not_other_settings():
+    earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
+    assert Config.make("tiny", run="moved", devices=2, output_dir="/elsewhere").differences(earlier) == []
+    assert Config.make("tiny", lr=1.0, target_columns="a,b").differences(earlier) == ["target_columns", "lr"]
+
+
 @given(name=st.sampled_from(sorted(CHOICES)), value=st.text(max_size=8))
-def test_any_unknown_choice_ends_in_our_error(name, value):
+def test_any_unknown_choice_is_an_input_error(name, value):
     if value not in CHOICES[name]:
         with pytest.raises(InputError, match="is not known"):
             Config.make("demo", **{name: value})

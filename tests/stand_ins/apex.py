@@ -1,9 +1,9 @@
 """A stand-in for NVIDIA Apex's amp that runs on the CPU and fails where the real one would fail.
 
-What it does is what stored revisions of Apex's _initialize.py and _process_optimizer.py do: O1 leaves the weights
-alone; O2 casts parameters and buffers to half precision, replaces the model's forward by a closure that makes plain
-dicts of outputs, replaces zero_grad by one without arguments, and puts float32 masters into the optimizer at the first
-zero_grad or scale_loss.
+It does what Apex's _initialize.py and _process_optimizer.py do. O1 leaves the weights unchanged. O2 casts
+parameters and buffers to half precision, replaces the model's forward by a closure that turns outputs into
+plain dicts, replaces zero_grad by one without arguments, and puts float32 masters into the optimizer at the
+first zero_grad or scale_loss.
 """
 
 import contextlib
@@ -15,16 +15,17 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from utils import precision
+from utils.machine import precision
 
 LOSS_SCALE = 1024.0
 
 
 class Amp(types.SimpleNamespace):
-    """One process's ``apex.amp``: make a new one for each process that a test plays."""
+    """One process's ``apex.amp``: make a new one for each process that a test simulates."""
 
     def __init__(self):
-        super().__init__(initialized=False, calls=[], pairs=[], scale=LOSS_SCALE, unskipped=0, growth_interval=2000)
+        super().__init__(initialized=False, calls=[], pairs=[])
+        self.scale, self.unskipped, self.growth_interval = LOSS_SCALE, 0, 2000
 
     def initialize(self, model, optimizer, opt_level="O1", verbosity=1):
         if self.initialized:
@@ -45,18 +46,20 @@ class Amp(types.SimpleNamespace):
         if opt_level == "O2":
             self._cast(model, optimizer)
         step = optimizer.step
-        # Bound, as the real amp does it: torch's schedules rebind what they find here.
-        optimizer.step = types.MethodType(lambda _, *args, **kwargs: self._checked(step, *args, **kwargs), optimizer)
+        # A bound method, as in the real amp: torch's schedules rebind it.
+        optimizer.step = types.MethodType(
+            lambda _, *args, **kwargs: self._checked(step, *args, **kwargs), optimizer
+        )
         optimizer._amp_stash = self
         return model, optimizer
 
     def _cast(self, model, optimizer):
-        # bfloat16 plays float16, which CPUs compute too slowly; what matters here is that it is not float32.
+        # bfloat16 instead of float16, which is too slow on CPUs; what matters is that it is not float32.
         model.to(torch.bfloat16)
         forward = model.forward
 
         def cast_forward(*args, **kwargs):
-            return _applied(forward(*args, **kwargs))
+            return _to_float32(forward(*args, **kwargs))
 
         def zero_grad(_):
             self._lazy_init()
@@ -120,17 +123,17 @@ class Amp(types.SimpleNamespace):
                     parameter.copy_(master)
 
 
-def _applied(output):
-    """Float32 outputs; a mapping without ``to``, such as transformers' ModelOutput, comes out as a plain dict."""
+def _to_float32(output):
+    """The outputs in float32; a mapping without ``to``, such as a ModelOutput, becomes a plain dict."""
     if isinstance(output, torch.Tensor):
         return output.float() if output.is_floating_point() else output
     if isinstance(output, Mapping):
-        return {name: _applied(value) for name, value in output.items()}
-    return type(output)(map(_applied, output)) if isinstance(output, tuple | list) else output
+        return {name: _to_float32(value) for name, value in output.items()}
+    return type(output)(map(_to_float32, output)) if isinstance(output, tuple | list) else output
 
 
 def install(monkeypatch):
-    """Make ``from apex import amp`` give a fresh stand-in, for this test; returns it."""
+    """Make ``from apex import amp`` import a new stand-in during this test; returns it."""
     package, amp = types.ModuleType("apex"), Amp()
     package.amp = amp
     package.__path__ = []

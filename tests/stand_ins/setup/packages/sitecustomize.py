@@ -1,6 +1,6 @@
-"""Lets torch and psutil speak of another machine: STAND_IN_CUDA, STAND_IN_CAPABILITY, STAND_IN_FREE_GIB.
+"""Makes torch and psutil describe another machine: STAND_IN_CUDA, STAND_IN_CAPABILITY, STAND_IN_FREE_GIB.
 
-STAND_IN_TORCH=broken: torch cannot be imported. STAND_IN_READ_ONLY: a folder that cannot be written and has no room.
+STAND_IN_TORCH=broken: torch cannot be imported. STAND_IN_READ_ONLY: a folder that is read-only and full.
 """
 
 import importlib.util
@@ -24,12 +24,12 @@ def _change_torch(torch):
 def _change_psutil(psutil):
     memory, available = psutil.virtual_memory, int(os.environ["STAND_IN_FREE_GIB"]) * 2**30
     psutil.virtual_memory = lambda: memory()._replace(available=available)
-    is_file = Path.is_file  # the real machine may be a container with a limit of its own
+    is_file = Path.is_file  # the real machine may be a container with a memory limit
     Path.is_file = lambda path: path.name != "memory.max" and is_file(path)
 
 
-class _Changing(MetaPathFinder):
-    """Finds what others find, and changes it once it is loaded."""
+class _ModuleChanger(MetaPathFinder):
+    """Changes modules that the other finders find, as soon as they are loaded."""
 
     changes = {"torch": _change_torch, "psutil": _change_psutil}  # noqa: RUF012
 
@@ -49,8 +49,10 @@ class _Changing(MetaPathFinder):
 
 
 if "STAND_IN_CUDA" in os.environ:
-    sys.meta_path.insert(0, _Changing())
+    sys.meta_path.insert(0, _ModuleChanger())
 if "STAND_IN_READ_ONLY" in os.environ:
-    access, disk_usage, full = os.access, shutil.disk_usage, os.environ["STAND_IN_READ_ONLY"]
-    os.access = lambda path, mode: access(path, mode) and not str(path).startswith(full)
-    shutil.disk_usage = lambda path: disk_usage(path)._replace(free=0 if str(path).startswith(full) else 2**40)
+    access, disk_usage, folder = os.access, shutil.disk_usage, os.environ["STAND_IN_READ_ONLY"]
+    os.access = lambda path, mode: access(path, mode) and not str(path).startswith(folder)
+    shutil.disk_usage = lambda path: disk_usage(path)._replace(
+        free=2**40 * (not str(path).startswith(folder))
+    )

@@ -1,4 +1,4 @@
-"""A stand-in for pip, with the one thing of the real one that setup.sh imports."""
+"""A stand-in for pip, with the one part of it that setup.sh imports."""
 
 import sys
 

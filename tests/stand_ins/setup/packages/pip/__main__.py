@@ -1,4 +1,4 @@
-"""A stand-in for pip: writes down each call, builds and installs a stand-in for Apex, and does nothing else.
+"""A stand-in for pip: logs each call, builds and installs a stand-in for Apex, and does nothing else.
 
 STAND_IN_BUILD: fails, empty, "without CUDA extensions", "cannot be installed", or "computes in float32".
 """

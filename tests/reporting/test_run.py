@@ -1,0 +1,120 @@
+"""Tables and plots across the folds of a run."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.reporting import run as report
+from utils.runs.artifacts import read_result
+from utils.runs.compare import compare_weights
+from utils.runs.fold import fit_fold
+from utils.runs.run import open_run
+from utils.tasks.metrics import Metric
+
+
+@pytest.fixture
+def two(tiny, tiny_table):
+    for fold in (0, 3):
+        fit_fold(tiny(fold=fold), tiny_table)
+    yield open_run(tiny())
+    plt.close("all")
+
+
+@pytest.fixture
+def errors(two):
+    lengths = pd.Series(range(len(two.table)), index=two.table["id"])
+    return report.errors_table(two, lengths, "topic")
+
+
+def test_the_scores_of_each_fold_stand_beside_its_baselines(two):
+    table = report.weights_table(compare_weights(two), two)
+    names = ["last", "best epoch (chosen on this fold)", "averaged"]
+    baselines = [f"baseline: {name}" for name in ("mean", "two counts", "TF-IDF, ridge")]
+    assert table.loc[0].index.tolist() == names + baselines
+    assert table.loc["all"].index.tolist() == names, "a mean over folds is not the score over all rows"
+    assert table.columns.tolist() == [
+        "RMSE", "95 % interval", "pearson", "spearman", "r2", "batch rmse", "p against averaged"
+    ]  # fmt: skip
+    for fold, folder in two.folders.items():
+        result = read_result(folder)
+        assert table.loc[(fold, "averaged"), "RMSE"] == f"{result['scores']['averaged']['rmse']:.4f}"
+        counts = table.loc[(fold, "baseline: two counts")]
+        assert counts["RMSE"] == f"{result['baselines']['two counts']['rmse']:.4f}"
+        assert (counts["95 % interval"], counts["p against averaged"]) == ("", "")
+    assert table.loc[(0, "baseline: mean"), "spearman"] == "", "a constant correlates with nothing"
+
+
+def test_scores_are_plotted_with_their_intervals():
+    rows = [
+        {"fold": fold, "weights": weights, "score": 0.8, "low": 0.7, "high": 0.85}
+        for fold in (0, 3, "all")
+        for weights in ("last", "averaged")
+    ]
+    rows[0]["high"] = 0.79  # a bootstrap interval need not hold the score
+    figure = report.plot_weights(pd.DataFrame(rows), Metric("f1", "macro F1", higher_is_better=True))
+    axes = figure.axes[0]
+    assert axes.get_ylabel() == "macro F1"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["fold 0", "fold 3", "all folds"]
+    assert axes.get_legend_handles_labels()[1] == ["last", "averaged"]
+
+
+def test_errors_belong_to_their_texts(two, errors, tiny_table):
+    texts = tiny_table.set_index("id")
+    assert errors["text"].tolist() == texts.loc[errors["id"], "excerpt"].tolist()
+    assert errors["topic"].tolist() == texts.loc[errors["id"], "topic"].tolist()
+    assert (errors["fold"] == texts.loc[errors["id"], "fold"].to_numpy()).all()
+    off = two.predictions["last"] - two.predictions["target"]
+    np.testing.assert_allclose(errors["last"], off**2)
+
+
+def test_errors_are_drawn_by_length_target_and_category(two, errors):
+    figure = report.plot_errors(two, errors, "topic")
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles[:3] == [
+        "Length, in tokens up to",
+        "Decile of the target (1: lowest)",
+        "topic, the 6 most frequent",
+    ]
+    bars = figure.axes[1].containers[0]  # the last weights, by decile
+    lowest = errors.index[pd.qcut(errors["target"].rank(method="first"), 10, labels=False) == 0]
+    rows = two.predictions.loc[lowest]
+    expected = float(np.sqrt(((rows["last"] - rows["target"]) ** 2).mean()))
+    assert bars[0].get_height() == pytest.approx(expected)
+    topics = [label.get_text() for label in figure.axes[2].get_xticklabels()]
+    assert topics == sorted(topics)
+    assert len(topics) == 6
+    assert len(figure.axes[3].collections[0].get_offsets()) == len(errors)
+    assert len(report.plot_errors(two, errors).axes) == 3, "no category"
+
+
+def test_no_residuals_where_predictions_do_not_pair_with_targets(two, errors, monkeypatch):
+    task = two.task
+    values, score = task.values, task.score
+
+    def doubled(predictions, name):
+        array = values(predictions, name)
+        return array if name == "target" else np.hstack([array, array])
+
+    monkeypatch.setattr(task, "values", doubled)
+    monkeypatch.setattr(task, "score", lambda targets, predictions: score(targets, predictions[:, :1]))
+    assert len(report.plot_errors(two, errors, "topic").axes) == 3
+
+
+def test_the_texts_shown_are_those_that_the_weights_disagree_on(two, errors):
+    text = report.disagreements(two, errors, n=2).data
+    gap = (two.predictions["averaged"] - two.predictions["last"]).abs().sort_values(ascending=False)
+    ids = [line.split("**")[1] for line in text.splitlines() if line.startswith("**")]
+    assert ids == two.predictions.loc[gap.index[:2], "id"].tolist()
+    row = two.predictions.loc[gap.index[0]]
+    numbers = f"target {row['target']:.2f}, last {row['last']:.2f}, averaged {row['averaged']:.2f}"
+    assert f"(fold {row['fold']}): {numbers}\n> " in text
+
+
+def test_agreement_is_drawn_for_any_number_of_folds():
+    predictions = np.random.default_rng(0).normal(size=(7, 20))
+    left, right = report.plot_agreement(predictions, list(range(7))).axes
+    assert len(left.collections) == 7
+    assert sum(bar.get_height() for bar in right.patches) == 20
+    assert sum(bar.get_height() for bar in report.plot_agreement(predictions[:1], [0]).axes[1].patches) == 20
+    plt.close("all")

@@ -1,0 +1,175 @@
+"""Folds read back, and what averaging did to them."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from utils.config import InputError
+from utils.reporting.run import weights_table
+from utils.runs import artifacts, run
+from utils.runs.compare import compare_weights, verdict
+from utils.runs.fold import fit_fold
+from utils.runs.run import open_run, train_in_process, train_missing_folds
+from utils.tasks.metrics import Metric
+from utils.tasks.regression import Regression
+
+
+@pytest.fixture
+def two(tiny, tiny_table, capsys):
+    for fold in (0, 3):
+        fit_fold(tiny(fold=fold), tiny_table)
+    capsys.readouterr()
+    return tiny()
+
+
+def test_what_there_is_is_read_and_what_is_missing_is_said(two, tiny_table, capsys):
+    opened = open_run(two)
+    assert capsys.readouterr().out == "Folds 0, 3 of tiny; not trained: 1, 2, 4.\n"
+    assert list(opened.folders) == [0, 3]
+    assert opened.weights == ["last", "best", "averaged"]
+    held_out = tiny_table[tiny_table["fold"].isin([0, 3])]
+    predictions = opened.predictions
+    assert set(predictions["id"]) == set(held_out["id"])
+    expected = held_out.set_index("id").loc[predictions["id"]]
+    np.testing.assert_allclose(opened.targets[:, 0], expected["target"])
+    assert predictions["group"].tolist() == expected["topic"].tolist()
+    squared = (predictions["averaged"] - predictions["target"]) ** 2
+    np.testing.assert_allclose(opened.errors("averaged")[:, 0], squared)
+
+
+def test_missing_demo_folds_are_trained_first(two, monkeypatch, capsys):
+    shutil.rmtree(artifacts.fold_folder(two, 3))
+    trained = []
+
+    def train(config):
+        trained.append(config.fold)
+        shutil.copytree(artifacts.fold_folder(two, 0), artifacts.fold_folder(two, config.fold))
+
+    monkeypatch.setattr(run, "train_in_process", train)
+    train_missing_folds(two)
+    assert trained == [1]
+    assert "Fold 1 of tiny is missing; it is trained now." in capsys.readouterr().out
+    assert list(open_run(two).folders) == [0, 1]
+    train_missing_folds(dataclasses.replace(two, run="other", preset="clear"))
+    assert trained == [1], "of other presets none is trained"
+    with pytest.raises(InputError, match=r"output/other holds no finished fold; train one first with notebook 02"):
+        open_run(dataclasses.replace(two, run="other", preset="clear"))
+
+
+def test_a_fold_trained_otherwise_or_on_other_data_is_refused(two, tiny, tiny_table, monkeypatch):
+    fit_fold(tiny(fold=1, lr=5e-4), tiny_table)
+    with pytest.raises(InputError, match=r"output/tiny/fold-1 was trained with another lr than fold 0"):
+        open_run(two)
+    shutil.rmtree(artifacts.fold_folder(two, 1))
+    monkeypatch.setattr(run, "fingerprint", lambda table, config: "another")
+    with pytest.raises(InputError, match=r"the data have changed since output/tiny/fold-0 was trained; set data"):
+        open_run(two)
+
+
+def test_folds_lie_in_an_earlier_output_or_in_attached_ones_too(two, tmp_path, monkeypatch):
+    mounted = tmp_path / "input" / "kernel"
+    mounted.mkdir(parents=True)
+    shutil.move(artifacts.fold_folder(two, 3).parent, mounted / "tiny")
+    assert list(open_run(dataclasses.replace(two, resume_from=str(mounted))).folders) == [0, 3]
+    monkeypatch.setattr(run, "KAGGLE_INPUT", tmp_path / "input")
+    assert list(open_run(two).folders) == [0, 3]
+
+
+def test_a_process_trains_with_all_settings(workspace, tiny, capfd):
+    config = tiny(output_dir=str(workspace / "apart"), fold=2, max_rows=40, averaging="none", snapshots=0)
+    folder = train_in_process(config)
+    settings = artifacts.read_metadata(folder)["config"]
+    expected = {"fold": 2, "max_rows": 40, "averaging": "none", "precision": "fp32"}
+    assert {name: settings[name] for name in expected} == expected
+    assert "Fold 2: fp32" in capfd.readouterr().out
+    with pytest.raises(InputError, match=r"data='nowhere.csv' is not a file"):
+        train_in_process(dataclasses.replace(config, data="nowhere.csv", retrain=True))
+
+
+def test_a_missing_fold_is_trained_as_the_others_were(tiny, tiny_table, monkeypatch):
+    fit_fold(tiny(fold=0, lr=2e-3, pooling="cls"), tiny_table)
+    trained = []
+    monkeypatch.setattr(run, "train_in_process", trained.append)
+    train_missing_folds(tiny(devices=1))
+    asked = trained[0]
+    assert (asked.fold, asked.lr, asked.pooling, asked.devices) == (1, 2e-3, "cls", 1)
+
+
+def test_every_fold_answers_for_its_own_data(two, tmp_path):
+    path = artifacts.fold_folder(two, 3) / "run.json"
+    metadata = json.loads(path.read_text())
+    metadata["data"]["fingerprint"] = "another"
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"the data have changed since output/tiny/fold-3 was trained"):
+        open_run(two)
+
+
+def test_one_group_alone_proves_nothing(two):
+    """Nothing can be drawn with replacement but that group, nor swapped but all of it."""
+    opened = open_run(two)
+    opened.predictions["group"] = "one"
+    rows = compare_weights(opened)
+    assert np.isfinite(rows["score"]).all()
+    assert rows["low"].isna().all()
+    assert set(weights_table(rows, opened)["95 % interval"]) == {""}
+    assert not (rows["p"] < 1).any()
+
+
+def test_the_comparison_is_that_of_the_folds_results(two):
+    opened = open_run(two)
+    comparison = compare_weights(opened).set_index(["fold", "weights"])
+    for fold, folder in opened.folders.items():
+        for weights, scores in artifacts.read_result(folder)["scores"].items():
+            row = comparison.loc[(fold, weights)]
+            assert row["score"] == pytest.approx(scores["rmse"])
+            assert row["r2"] == pytest.approx(scores["r2"])
+            assert row["low"] < row["score"] < row["high"]
+    errors = opened.errors("last")
+    assert comparison.loc[("all", "last"), "score"] == pytest.approx(np.sqrt(errors.mean()))
+    assert comparison["p"].drop("averaged", level="weights").between(0, 1).all()
+
+
+@pytest.mark.parametrize(
+    ("last", "best", "averaged", "p", "opening"),
+    [
+        (0.6, 0.55, 0.5, 0.01, "Averaging helped"),
+        (0.6, 0.55, 0.5, 0.2, "Averaging may have helped, or luck has"),
+        (0.6, 0.5, 0.55, 0.01, "Averaging helped in part"),
+        (0.6, 0.5, 0.55, 0.2, "Averaging may have helped, or luck has"),
+        (0.5, 0.5, 0.55, 0.01, "Averaging did not help"),
+    ],
+)
+def test_the_verdict_says_what_the_numbers_say(last, best, averaged, p, opening):
+    rows = [("last", last, p), ("best", best, 0.4), ("averaged", averaged, float("nan"))]
+    columns = ["weights", "score", "p"]
+    comparison = pd.DataFrame(rows, columns=columns).assign(fold="all")
+    sentence = verdict(comparison, Regression.metric)
+    assert sentence.startswith(f"**{opening}**:")
+    word = "lower" if last > averaged else "higher"
+    assert f"{abs(last - averaged):.4f} {word} than with the last weights (p = {p}" in sentence
+    assert "no more than chance would make" in sentence
+
+
+def test_the_verdict_asks_the_metric_which_is_better():
+    """The same numbers of a score that should be high: averaging made it worse."""
+    accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
+    rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.6, 0.5], "p": [0.01, float("nan")]}
+    sentence = verdict(pd.DataFrame(rows), accuracy)
+    assert sentence.startswith("**Averaging did not help**: over all held-out texts, the accuracy of the averaged")
+    assert "0.1000 lower than with the last weights" in sentence
+
+
+def test_a_damaged_result_is_named(two):
+    path = artifacts.fold_folder(two, 0) / "result.json"
+    path.write_text(json.dumps(artifacts.read_result(path.parent))[:50])
+    with pytest.raises(InputError, match=r"output/tiny/fold-0/result.json is damaged"):
+        open_run(two)
+
+
+def test_the_verdict_says_when_nothing_differs():
+    comparison = pd.DataFrame({"fold": "all", "weights": ["last", "averaged"], "score": [0.5, 0.5], "p": [1.0, float("nan")]})
+    assert "to four digits the same as with the last weights (p = 1" in verdict(comparison, Regression.metric)

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from utils.tasks.metrics import Metric, bootstrap_interval, paired_test
+
+RMSE = Metric("rmse", "RMSE", "points")
+ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True)
+
+
+def test_a_metric_knows_which_score_is_better():
+    assert RMSE.is_better(0.4, 0.5)
+    assert not ACCURACY.is_better(0.4, 0.5)
+    assert not RMSE.is_better(0.5, 0.5)
+    assert RMSE.gain(0.4, 0.5) == pytest.approx(0.1)
+    assert ACCURACY.gain(0.4, 0.5) == pytest.approx(-0.1)
+    assert RMSE.best([0.5, float("nan"), 0.4, 0.4]) == 2
+    assert ACCURACY.best([0.5, float("nan"), 0.4, 0.5]) == 0
+    assert (RMSE.axis, ACCURACY.axis) == ("RMSE (points)", "accuracy")
+
+
+def test_an_interval_is_drawn_by_whole_groups():
+    """Ten equal rows of each group tell no more than one of them."""
+    values = np.random.default_rng(0).normal(size=30)
+    once = bootstrap_interval(lambda rows: values[rows].mean(), np.arange(30))
+    many = np.repeat(values, 10)
+    tenfold = bootstrap_interval(lambda rows: many[rows].mean(), np.repeat(np.arange(30), 10))
+    assert tenfold == pytest.approx(once)
+    assert once[0] < values.mean() < once[1]
+
+
+def test_a_paired_test_swaps_whole_groups():
+    generator = np.random.default_rng(0)
+    ours = generator.random((60, 1))
+    theirs = ours + 0.3 + 0.1 * generator.random((60, 1))
+    assert paired_test(ours, theirs, np.arange(60)) < 0.001
+    assert paired_test(ours, theirs, np.repeat(np.arange(3), 20)) > 0.2, "three groups cannot prove it"
+    assert np.isnan(paired_test(ours, theirs, np.zeros(60)))

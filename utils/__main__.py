@@ -1,0 +1,157 @@
+"""The command line: ``python -m utils train | predict | lit | environment | report``.
+
+Each command imports what it needs when it runs, so that ``environment`` works even if torch is missing.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.config import Config, InputError, nearest
+
+EXAMPLES = """\
+examples:
+  python -m utils train -p preset demo -p fold 3
+  accelerate launch --num_processes 2 -m utils train -p preset commonlit
+  python -m utils predict output/demo/fold-0/averaged texts.csv --output scores.csv
+  python -m utils lit -p preset demo --port 5432
+
+python -m utils COMMAND --help explains one command. python -m batch --help explains how to train
+many folds."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. After an InputError, print its sentence on stderr and exit with status 1."""
+    options = make_parser().parse_args(arguments)
+    try:
+        sys.exit(options.command(options))
+    except InputError as error:
+        sys.exit(f"InputError: {error}")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser; ``options.command`` is the function to call with the options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m utils",
+        description="Train text models, predict with them, and look into them.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(command: Callable, summary: str) -> Callable:
+        text = f"{summary[0].upper()}{summary[1:]}."
+        subparser = commands.add_parser(command.__name__, help=summary, description=text)
+        subparser.set_defaults(command=command)
+        return subparser.add_argument
+
+    add_settings(add(train, "train a fold, or resume it from its last saved state"))
+    add_predict_options(add(predict, "predict texts with trained weights and write a CSV"))
+    add_lit_options(add(lit, "serve the folds of a trained run in LIT until Ctrl-C is pressed"))
+    add(environment, "check what works on this machine and say how to fix the rest")
+    option = add(report, "print the scores of a fold and where its results are")
+    option("notebook", type=Path, metavar="NOTEBOOK", help="the executed notebook 02")
+    option("folder", type=Path, metavar="FOLDER", help="the folder of the fold, such as output/demo/fold-0")
+    return parser
+
+
+def add_settings(option: Callable) -> None:
+    names = ("NAME", "VALUE")
+    text = "set a field of Config, such as -p preset demo; repeatable"
+    option("-p", nargs=2, action="append", default=[], dest="settings", metavar=names, help=text)
+
+
+def add_predict_options(option: Callable) -> None:
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
+    option("texts", type=Path, metavar="TEXTS", help="a .csv or .xlsx file with one text per row")
+    option("--output", type=Path, metavar="CSV", help="the file to write; default: standard output")
+    text = "the column with the texts; default: the training data's name for it"
+    option("--text-column", metavar="NAME", help=text)
+
+
+def add_lit_options(option: Callable) -> None:
+    add_settings(option)
+    option(
+        "--weights", default="averaged", help="last, best or averaged (default), or several: last,averaged"
+    )
+    option("--texts", type=int, default=60, metavar="N", help="held-out texts per fold; 0: all; default: 60")
+    option("--target", default="", metavar="NAME", help="the target to explain; default: the first")
+    option("--port", type=int, default=5432, help="the port to listen on; 0: a free one; default: 5432")
+    option("--host", default="127.0.0.1", help="0.0.0.0 serves other machines, too; default: 127.0.0.1")
+    text = "further host names that requests may use, with commas between them"
+    option("--allow", default="", metavar="HOSTS", help=text)
+
+
+# --- the commands -------------------------------------------------------------------------------------------
+
+
+def train(options: argparse.Namespace) -> None:
+    from utils.machine import distributed
+    from utils.runs.fold import fit_fold
+    from utils.tasks import add_folds, load_table
+
+    try:
+        config = Config.make(**dict(options.settings))
+        table = distributed.run_on_main(lambda: load_table(config))  # a download happens only once
+        fit_fold(config, add_folds(table, config))
+    except InputError:
+        if not distributed.processes().is_main_process:
+            sys.exit(1)  # only the main process prints the error
+        raise
+
+
+def predict(options: argparse.Namespace) -> None:
+    from utils.data.sources import read_table
+    from utils.machine.files import write_table
+    from utils.runs.predict import predict
+
+    table, column = read_table(options.texts), options.text_column
+    if column and column not in table.columns:
+        raise InputError(f"{options.texts} has no column {column!r}; {nearest(column, table.columns)}")
+    with contextlib.redirect_stdout(sys.stderr):  # standard output holds the CSV and nothing else
+        predictions = predict(options.folder, table[column].tolist() if column else table)
+    if options.output:
+        write_table(options.output, predictions)
+    else:
+        predictions.to_csv(sys.stdout, index=False)
+
+
+def lit(options: argparse.Namespace) -> None:
+    from utils.lit import run as lit
+    from utils.runs.run import open_run, train_missing_folds
+
+    try:
+        config = Config.make(**dict(options.settings))
+        train_missing_folds(config)
+        chosen = {
+            name: getattr(options, name) for name in ("weights", "texts", "port", "host", "allow", "target")
+        }
+        server = lit.start(open_run(config), **chosen)
+        print(f"LIT is at {server.url} (Ctrl-C stops it)", flush=True)
+        if sys.stdout.isatty():
+            webbrowser.open(server.url)
+        while server.running:
+            time.sleep(0.2)
+    except KeyboardInterrupt:
+        print("\nStopping.")
+    lit.stop()
+
+
+def environment(options: argparse.Namespace) -> int:
+    from utils.reporting.environment import main
+
+    return main()
+
+
+def report(options: argparse.Namespace) -> None:
+    from utils.reporting.fold import print_summary
+
+    print_summary(options.notebook, options.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Text in: tables, folds, tokens, batches."""

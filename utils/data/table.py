@@ -1,0 +1,66 @@
+"""The table of texts: checking and cleaning it, and telling two tables apart."""
+
+import hashlib
+import re
+
+import pandas as pd
+
+from utils.config import Config, InputError, nearest
+
+
+def clean_text(text: str) -> str:
+    """``text`` with every run of white space, newlines included, as one space: deleting newlines would glue words."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def check_table(table: pd.DataFrame, config: Config, where: str = "the table", targets: bool = True) -> pd.DataFrame:
+    """``table`` with a fresh index, checked ids and cleaned texts; the targets are left to the task.
+
+    Args:
+        where: the table's name in messages.
+        targets: False for a test set, which has none.
+
+    Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or non-string
+    text, a missing or duplicated id, or a table without rows.
+    """
+    columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
+    if config.fold_by == "group" and targets:
+        columns.append(config.group_column)
+    check_columns(table, columns, where)
+    if table.empty:
+        raise InputError(f"{where} has a header but no rows.")
+    table = table.reset_index(drop=True)
+    texts, ids = table[config.text_column], table[config.id_column]
+    strings = texts.map(lambda text: isinstance(text, str))
+    check_rows(table, ~strings, config.text_column, "holds something that is not text", where)
+    check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
+    check_rows(table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where)
+    check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
+    table[config.text_column] = texts.map(clean_text)
+    table[config.id_column] = ids.astype(str)
+    return table
+
+
+def check_columns(table: pd.DataFrame, columns: list[str], where: str) -> None:
+    """Raise InputError for a column that ``table`` lacks or has twice."""
+    for column in columns:
+        if column not in table.columns:
+            raise InputError(f"{where} has no column {column!r}; {nearest(column, table.columns)}")
+        if list(table.columns).count(column) > 1:
+            raise InputError(f"{where} has the column {column!r} more than once; keep one.")
+
+
+def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, where: str) -> None:
+    """Raise InputError if any row is ``bad``, naming the first of them and its value."""
+    if bad.any():
+        row = int(bad.to_numpy().argmax())
+        value = str(table[column].iloc[row])[:40]
+        more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
+        raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{more}: {value!r}.")
+
+
+def fingerprint(table: pd.DataFrame, config: Config) -> str:
+    """A hash of the ids, texts, targets and folds that a model is trained on, to tell whether two runs saw the same."""
+    columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
+    hashes = pd.util.hash_pandas_object(table[columns], index=False)
+    return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

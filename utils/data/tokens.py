@@ -1,0 +1,120 @@
+"""Examples and batches: texts as a model reads them, in batches of similar length."""
+
+import math
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+@dataclass
+class Examples:
+    """What a model reads of some rows, tokenised once, before training; by default an example per row.
+
+    The tokens of all examples lie one after the other, at four bytes each; Python's lists take ten times as much.
+    """
+
+    ids: list[str]  # of the rows
+    tokens: dict[str, np.ndarray]  # each of the model's inputs but the mask, unpadded, int32 (tokens of all examples,)
+    ends: np.ndarray  # where each example's tokens end, (examples,)
+    targets: np.ndarray  # what the loss compares the outputs with, (examples, ...)
+    row: np.ndarray  # which row each example belongs to, (examples,)
+    extras: dict[str, np.ndarray] = field(default_factory=dict)  # aligned with the tokens, kept from the encoder
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> list[int]:
+        return np.diff(self.ends, prepend=0).tolist()
+
+    def slice(self, example: int) -> slice:
+        """Where an example's tokens lie."""
+        return slice(self.ends[example - 1] if example else 0, self.ends[example])
+
+
+class Batch(NamedTuple):
+    """Some examples, padded to the same length."""
+
+    inputs: dict[str, torch.Tensor]  # what the encoder takes, each (batch, tokens)
+    targets: torch.Tensor  # float32 (batch, ...)
+    extras: dict[str, torch.Tensor]  # token-aligned, each (batch, tokens), 0 at padding
+
+    def split(self, parts: int) -> list["Batch"]:
+        """The examples in up to ``parts`` batches."""
+        inputs = {name: value.chunk(parts) for name, value in self.inputs.items()}
+        extras = {name: value.chunk(parts) for name, value in self.extras.items()}
+        return [
+            Batch({n: inputs[n][i] for n in inputs}, targets, {n: extras[n][i] for n in extras})
+            for i, targets in enumerate(self.targets.chunk(parts))
+        ]
+
+
+def tokenize(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Every text's model inputs, cut to ``max_length`` tokens, one text after the other, and how many each has."""
+    parts, lengths = [], []
+    options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
+    for start in range(0, len(texts), 1000):  # in slices: the lists of all texts would take many times the tokens
+        encoded = tokenizer(texts[start : start + 1000], **options)
+        lengths += map(len, encoded["input_ids"])
+        parts.append({name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, lengths
+
+
+def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Example numbers of one epoch's batches: similar lengths together, batches in random order, each example once.
+
+    A function of (seed, epoch) and nothing else, so that any batch of any epoch can be made again.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = get_length_grouped_indices(lengths, batch_size, generator=generator)
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator)]
+
+
+def evaluation_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Example numbers in batches from the longest to the shortest: least padding, and memory runs out first or never."""
+    order = sorted(range(len(lengths)), key=lambda example: -lengths[example])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def make_loader(
+    examples: Examples, batches: list[list[int]], tokenizer: PreTrainedTokenizerBase, num_workers: int = 0
+) -> DataLoader:
+    """A loader of the given batches of example numbers, each a Batch.
+
+    Each is padded to its longest example and on to a multiple of 8. Few different lengths keep each one's kernels in
+    oneDNN's cache, and suit a GPU's matrix units. A ``max_length`` that 8 does not divide lowers the multiple: the
+    encoder may have no positions beyond it.
+    """
+    pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=math.gcd(8, tokenizer.model_max_length))
+
+    def collate(numbers: list[int]) -> Batch:
+        slices = [examples.slice(number) for number in numbers]
+        inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
+        targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
+        mask = inputs["attention_mask"].bool()
+        extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
+        return Batch(dict(inputs), targets, extras)
+
+    return DataLoader(
+        range(len(examples)),
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else making an iterator would draw from the global random state
+    )
+
+
+def _align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
+    """Values of each example's tokens as (batch, tokens), on whichever side the tokenizer pads."""
+    flat = torch.as_tensor(np.concatenate(values))
+    return torch.zeros(mask.shape, dtype=flat.dtype).masked_scatter_(mask, flat)

@@ -1,0 +1,1 @@
+"""What a model reads: explanations, and the Language Interpretability Tool."""

@@ -1,0 +1,232 @@
+"""How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers import BatchEncoding
+
+from utils.data.table import clean_text
+from utils.data.tokens import evaluation_batches
+from utils.lit.readable import readable_tokens, readable_vocabulary
+from utils.lit.rollout import attention_rollout
+from utils.machine import runtime
+from utils.modeling.model import TextModelOutput
+from utils.runs import artifacts
+from utils.tasks import Task
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass
+class Reading:
+    """A text as the model read it. The model reads special tokens too, but they are left out here."""
+
+    tokens: list[str]  # readable; a piece that continues a word begins with ##
+    spans: list[tuple[int, int]]  # where each token starts and stops in the cleaned text
+    scores: np.ndarray  # (outputs,), float64
+    embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, minus the mask's
+    gradients: np.ndarray  # (tokens, width): of the explained score, with respect to the embeddings
+    pooled: np.ndarray  # (width,): what the head reads
+    pooled_gradient: np.ndarray  # (width,)
+    first: np.ndarray  # (width,): the last layer's state of the first token, [CLS] or <s>
+    layers: dict[int, np.ndarray]  # mean over the tokens of each chosen layer (0: the embeddings), (width,)
+    layer_gradients: dict[int, np.ndarray]  # of the score, when all tokens' states in that layer move alike
+    attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout
+
+
+class Encoded(NamedTuple):
+    """Texts as the model takes them."""
+
+    inputs: dict[str, torch.Tensor]  # padded, on the model's device, each (batch, tokens)
+    positions: list[np.ndarray]  # of each text's tokens in its row of the inputs, without the special ones
+    spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
+
+
+class Gradients(NamedTuple):
+    """Of each text's explained score."""
+
+    vectors: torch.Tensor  # of the tokens' embeddings, (batch, tokens, width)
+    pooled: torch.Tensor  # (batch, width)
+    layers: list[torch.Tensor]  # summed over the tokens, (batch, width) per chosen layer
+
+
+class Explainer:
+    """A trained model that can be looked into. Its attention is the plain kind, since no other gives weights.
+
+    Args:
+        folder: of weights, such as ``output/<run>/fold-<k>/averaged``.
+        task: the run's; its config's ``max_length`` holds here too.
+        output: number of the output, among ``task.outputs``, whose score is explained.
+        layers: whose embeddings are kept; empty: the first, the middle and the last.
+
+    Raises InputError where the folder holds no model of this suite.
+    """
+
+    def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
+        model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
+        self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
+        self.task, self.config, self.output = task, task.config, output
+        depth = model.config.encoder.num_hidden_layers
+        self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
+        self.vocabulary = readable_vocabulary(self.tokenizer)
+        # The baseline is the mask's embedding. Zero would mean nothing to encoders that normalise embeddings.
+        self.mask_token = self.tokenizer.mask_token or self.tokenizer.unk_token
+        mask = torch.tensor([self.tokenizer.convert_tokens_to_ids(self.mask_token)], device=self.model.device)
+        self._baseline = self.model.encoder.get_input_embeddings()(mask)[0]
+        self._lock = threading.Lock()  # LIT's server has threads, and ``read`` hooks into the model
+
+    # --- what is asked ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def scores(self, texts: list[str]) -> np.ndarray:
+        """The scores alone, (texts, outputs), computed in batches of similar length."""
+        scores = np.empty((len(texts), len(self.task.outputs)))
+        lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
+        for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
+            inputs = self.encode([texts[number] for number in numbers]).inputs
+            with self._lock:
+                scores[numbers] = self._scores(self.model(**inputs).logits)
+        return scores
+
+    def read(self, texts: list[str], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+        """Everything about some texts, in one batch.
+
+        Args:
+            embeddings: per text, None or what replaces its tokens' embeddings, (tokens, width), as in a
+                Reading; all zeros is the text with every token masked. Attention is then left out.
+        """
+        encoded = self.encode(texts)
+        replaced = any(values is not None for values in embeddings or [])
+        with torch.enable_grad():
+            vectors = self._embeddings(encoded, embeddings).requires_grad_()
+            output = self._run(encoded, vectors, attentions=not replaced)
+            pooled = self.model.pooling(output.hidden_states, encoded.inputs["attention_mask"])
+            gradients = self._gradients(output, vectors, pooled)
+        per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
+        per_text = {
+            "scores": self._scores(output.logits),
+            "pooled": _array(pooled),
+            "pooled_gradient": _array(gradients.pooled),
+            "first": _array(output.hidden_states[-1][:, 0]),
+        }
+        per_layer = {
+            "layers": self._per_layer(encoded, output),
+            "layer_gradients": list(map(_array, gradients.layers)),
+        }
+        return self._readings(encoded, per_token, per_text, per_layer)
+
+    @torch.no_grad()
+    def attentions(self, text: str) -> tuple[list[str], np.ndarray]:
+        """The tokens of a text, special ones included, and attention, (layers, heads, from, to)."""
+        inputs = self.encode([text]).inputs
+        with self._lock:
+            output = self.model(**inputs, output_attentions=True)
+        tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
+        return tokens, np.stack([_array(layer[0]) for layer in output.attentions])
+
+    def encode(self, texts: list[str]) -> Encoded:
+        encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
+        special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
+        positions = [np.flatnonzero(np.array(row) == 0) for row in special]
+        # The space before a word, which some tokenizers count as part of it, is left out.
+        spans = [
+            [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
+            for text, row, numbers in zip(map(clean_text, texts), offsets, positions, strict=True)
+        ]
+        padded = self.tokenizer.pad(encoded, return_tensors="pt")
+        if self.tokenizer.padding_side == "left":
+            longest = padded["input_ids"].shape[1]
+            positions = [
+                numbers + longest - len(row) for numbers, row in zip(positions, special, strict=True)
+            ]
+        return Encoded(dict(padded.to(self.model.device)), positions, spans)
+
+    def tokenize(self, texts: list[str], **options) -> BatchEncoding:
+        """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
+        cleaned = [clean_text(text) for text in texts]
+        return self.tokenizer(cleaned, truncation=True, max_length=self.config.max_length, **options)
+
+    # --- the steps of ``read`` ---------------------------------------------------------------------------
+
+    def _embeddings(self, encoded: Encoded, replacements: list[np.ndarray | None] | None) -> torch.Tensor:
+        """What the encoder looks up for each token, or its replacement, (batch, tokens, width)."""
+        with self._lock:
+            vectors = self.model.encoder.get_input_embeddings()(encoded.inputs["input_ids"]).detach()
+        for row, values in enumerate(replacements or []):
+            if values is not None:
+                values = torch.as_tensor(values, dtype=vectors.dtype, device=vectors.device)
+                vectors[row, encoded.positions[row]] = values + self._baseline
+        return vectors
+
+    def _run(self, encoded: Encoded, vectors: torch.Tensor, attentions: bool) -> TextModelOutput:
+        """The model's output for the given embeddings.
+
+        They replace what the embedding layer returns. Passed as ``inputs_embeds``, they would make some
+        encoders count positions differently.
+        """
+        options = {"output_attentions": True} if attentions else {}
+        with self._lock:
+            hook = self.model.encoder.get_input_embeddings().register_forward_hook(lambda *_: vectors)
+            try:
+                return self.model(**encoded.inputs, **options)
+            finally:
+                hook.remove()
+
+    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor, pooled: torch.Tensor) -> Gradients:
+        pooled_score = self.task.explained(self.model.head(pooled), self.output).sum()
+        (of_pooled,) = torch.autograd.grad(pooled_score, pooled, retain_graph=True)
+        score = self.task.explained(output.logits, self.output).sum()
+        states = [output.hidden_states[layer] for layer in self.layers]
+        of_vectors, *of_states = torch.autograd.grad(score, [vectors, *states], allow_unused=True)
+        of_layers = [
+            torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
+            for state, gradient in zip(states, of_states, strict=True)
+        ]
+        return Gradients(of_vectors, of_pooled, of_layers)
+
+    @torch.no_grad()
+    def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
+        """Values of a Reading, each (batch, tokens, ...)."""
+        arrays = {"embeddings": _array(vectors - self._baseline)}
+        if output.attentions is not None:
+            mask = encoded.inputs["attention_mask"]
+            weights = self.model.pooling.weights(output.hidden_states, mask)
+            arrays["attention"] = _array(attention_rollout(output.attentions, weights, mask))
+        return arrays
+
+    @torch.no_grad()
+    def _per_layer(self, encoded: Encoded, output: TextModelOutput) -> list[np.ndarray]:
+        """The mean over the tokens of each chosen layer, (batch, width)."""
+        mask = encoded.inputs["attention_mask"]
+        shares = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
+        return [_array((output.hidden_states[layer] * shares).sum(dim=1)) for layer in self.layers]
+
+    def _readings(
+        self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]
+    ) -> list[Reading]:
+        return [
+            Reading(
+                tokens=readable_tokens(encoded.inputs["input_ids"][row, positions].tolist(), self.vocabulary),
+                spans=encoded.spans[row],
+                **{name: values[row, positions] for name, values in per_token.items()},
+                **{name: values[row] for name, values in per_text.items()},
+                **{
+                    name: {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
+                    for name, arrays in per_layer.items()
+                },
+            )
+            for row, positions in enumerate(encoded.positions)
+        ]
+
+    def _scores(self, logits: torch.Tensor) -> np.ndarray:
+        """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
+        scores = [self.task.explained(logits, number) for number in range(len(self.task.outputs))]
+        return torch.stack(scores, dim=1).detach().cpu().double().numpy()
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().float().cpu().numpy()

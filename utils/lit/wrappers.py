@@ -1,0 +1,140 @@
+"""A table of texts and a trained model, as LIT (lit-nlp 1.3.1) takes them: its Dataset and its Model."""
+
+import functools
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from lit_nlp.api import dataset, dtypes, model, types
+
+from utils.lit.explain import Explainer, Reading
+from utils.lit.spec import RESERVED, View, number_field
+
+#: A column with more than one and at most so many different values is a category in LIT.
+MOST_CATEGORIES = 60
+
+
+class TextDataset(dataset.Dataset):
+    """Rows of a table: text, id, the fields of the task's view, and categories such as topic or licence."""
+
+    def __init__(self, table: pd.DataFrame, view: View, description: str = ""):
+        config = view.task.config
+        table = table.loc[:, ~table.columns.duplicated()]
+        fields = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
+        columns = [table[list(fields)].astype(str), view.dataset_values(table)]
+        fields |= view.dataset_fields()
+        errors = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
+        if len(errors) and errors.notna().all():
+            fields["standard_error"] = number_field()
+            columns.append(errors.astype(float))
+        categories = [name for name in table.columns if _is_category(table[name], used={*fields, *RESERVED})]
+        self._spec = fields | dict.fromkeys(categories, types.CategoryLabel())
+        self._description = description
+        columns.append(table[categories].fillna("").astype(str))
+        self._examples = pd.concat(columns, axis=1).to_dict("records")
+
+    def spec(self) -> types.Spec:
+        return self._spec
+
+
+def _is_category(column: pd.Series, used: set[str]) -> bool:
+    if column.name in used or column.name == "standard_error":  # of a target, in CommonLit's data
+        return False
+    return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
+
+
+class FoldModel(model.BatchedModel):
+    """A trained fold: text in; scores, tokens, embeddings, gradients and attention out."""
+
+    def __init__(self, explainer: Explainer, view: View, description: str = ""):
+        self.explainer, self.view = explainer, view
+        self._text = view.task.config.text_column
+        self._head = explainer.model.head.config
+        self._description = description
+
+    def description(self) -> str:
+        return self._description
+
+    def max_minibatch_size(self) -> int:
+        """Gradients and attention take memory per token: nearly 1 GB for 512 tokens of deberta-v3-base."""
+        tokens = 4096 if self.explainer.model.device.type == "cuda" else 2048
+        return max(1, tokens // self.explainer.config.max_length)
+
+    def input_spec(self) -> types.Spec:
+        """The model reads the text alone. The rest is optional: LIT's components ask for it."""
+        return {
+            self._text: types.TextSegment(),
+            "tokens": types.Tokens(parent=self._text, required=False),
+            "token_embeddings": types.TokenEmbeddings(align="tokens", required=False),
+        } | self.view.inputs()
+
+    def output_spec(self) -> types.Spec:
+        layers = {}
+        for name in ("pooled", *(f"layer {layer}" for layer in self.explainer.layers)):
+            gradient = types.Gradients(grad_for=name, **self.view.layer_gradients)
+            layers |= {name: types.Embeddings(), f"{name} gradient": gradient}
+        tokens = {
+            "tokens": types.Tokens(parent=self._text),
+            "token_embeddings": types.TokenEmbeddings(align="tokens"),
+            "token_gradients": types.TokenGradients(
+                align="tokens", grad_for="token_embeddings", grad_target_field_key=self.view.gradient_input
+            ),
+            "attention": types.TokenSalience(autorun=True, signed=False),
+        }
+        return self.view.outputs() | tokens | layers | {"first token": types.Embeddings()}
+
+    def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
+        embeddings = [example.get("token_embeddings") for example in inputs]
+        readings = self.explainer.read([example[self._text] for example in inputs], embeddings)
+        return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
+
+    def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
+        values = self.view.values(reading.scores, self._head, example)
+        sign = self.view.sign(values)
+        output = values | {
+            "tokens": reading.tokens,
+            "token_embeddings": reading.embeddings,
+            "token_gradients": reading.gradients,
+            "pooled": reading.pooled,
+            "pooled gradient": sign * reading.pooled_gradient,
+            "first token": reading.first,
+        }
+        for layer in self.explainer.layers:
+            output[f"layer {layer}"] = reading.layers[layer]
+            output[f"layer {layer} gradient"] = sign * reading.layer_gradients[layer]
+        if reading.attention is not None:
+            least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
+            output["attention"] = scale_to_largest(
+                dtypes.TokenSalience(reading.tokens, reading.attention - least)
+            )
+        return output
+
+    @functools.cached_property
+    def _embedding_table(self) -> tuple[list[str], np.ndarray]:
+        vocabulary = self.explainer.vocabulary
+        vectors = self.explainer.model.encoder.get_input_embeddings().weight[: len(vocabulary)]
+        return vocabulary, vectors.detach().float().cpu().numpy()
+
+    def get_embedding_table(self) -> tuple[list[str], np.ndarray]:
+        return self._embedding_table
+
+    def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
+        """The outputs that follow from the scores, without gradients and attention: fast."""
+        inputs = list(inputs)
+        scores = self.explainer.scores([example[self._text] for example in inputs])
+        return [
+            self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
+        ]
+
+
+def unwrap(wrapped: model.Model) -> FoldModel:
+    """The FoldModel inside LIT's wrappers."""
+    while isinstance(wrapped, model.ModelWrapper):
+        wrapped = wrapped.wrapped
+    return wrapped
+
+
+def scale_to_largest(salience: dtypes.TokenSalience) -> dtypes.TokenSalience:
+    """The salience with 1 as its largest absolute value."""
+    largest = max(np.abs(salience.salience).max(initial=0.0), 1e-12)
+    return dtypes.TokenSalience(salience.tokens, salience.salience / largest)

@@ -1,0 +1,95 @@
+"""Training losses, in a form that adds up over any split of a batch."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+#: Every loss by its name.
+LOSSES: dict[str, type["Loss"]] = {}
+
+
+class Loss(nn.Module):
+    """A loss as ``reduce(sum of statistics / sum of counts)``.
+
+    Sums add up over micro-batches, over the parts that a batch is cut into when memory runs out, and over processes;
+    a root or a ratio of them does not. So each part of a batch contributes its share of the means, and ``reduce`` sees
+    the means of the whole batch. The gradient is then exactly that of the whole batch, however it was split.
+
+    A subclass with a ``name`` is registered under it.
+    """
+
+    name: ClassVar[str] = ""
+    n_statistics: ClassVar[int] = 1  # more than one costs a second forward pass per step
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            LOSSES[cls.name] = cls
+
+    def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Differentiable sums over the examples given, (n_statistics,)."""
+        raise NotImplementedError
+
+    def counts(self, targets: torch.Tensor) -> torch.Tensor:
+        """What the sums are divided by, (n_statistics,). The targets alone decide it; by default, how many they are."""
+        return torch.full((self.n_statistics,), float(targets.numel()))
+
+    def reduce(self, means: torch.Tensor) -> torch.Tensor:
+        """The loss, a scalar, from the means of the whole batch, (n_statistics,); by default their sum."""
+        return means.sum()
+
+    @property
+    def is_additive(self) -> bool:
+        """Whether the loss is itself a sum, so that its gradient needs no outer factor."""
+        return type(self).reduce is Loss.reduce
+
+    def slopes(self, means: torch.Tensor) -> torch.Tensor:
+        """The derivatives of ``reduce`` at ``means``, (n_statistics,)."""
+        with torch.enable_grad():
+            means = means.detach().requires_grad_()
+            return torch.autograd.grad(self.reduce(means), means)[0]
+
+    def forward(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The loss of one whole batch."""
+        return self.reduce(self.statistics(outputs, targets) / self.counts(targets).to(outputs.device))
+
+
+class MeanSquaredError(Loss):
+    """The mean of the squared errors.
+
+    Args:
+        scale: of each target, (targets,). Errors are counted in units of it, so that one learning rate suits targets
+            from 0 to 100 as well as from -3 to 2.
+    """
+
+    name = "mse"
+
+    def __init__(self, scale: list[float]):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale))
+
+    def elementwise(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(outputs, targets, reduction="none")
+
+    def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return self.elementwise(outputs / self.scale, targets / self.scale).sum().unsqueeze(0)
+
+
+class RootMeanSquaredError(MeanSquaredError):
+    """The published notebook's loss: the root over all errors of a batch."""
+
+    name = "rmse"
+
+    def reduce(self, means: torch.Tensor) -> torch.Tensor:
+        return means.sum().clamp_min(1e-12).sqrt()  # whose slope at 0 would be infinite
+
+
+class SmoothL1(MeanSquaredError):
+    """Huber's loss with its bend at an error of 1."""
+
+    name = "smooth_l1"
+
+    def elementwise(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.smooth_l1_loss(outputs, targets, reduction="none")

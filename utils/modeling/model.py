@@ -1,0 +1,101 @@
+"""TextModel: an encoder, pooling over its layers or tokens, and a head."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
+from transformers.modeling_outputs import ModelOutput
+
+from .heads import Head, HeadConfig
+from .pooling import POOLINGS, Pooling
+
+
+class TextModelConfig(PreTrainedConfig):
+    """What a TextModel is made of, apart from its weights.
+
+    Args:
+        encoder: the encoder's config, as an object or a dict.
+        pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate.
+        head: a HeadConfig, or the dict of one.
+        task: which task the model was trained for and the columns that it reads, as the task describes itself.
+    """
+
+    model_type = "text_model"
+    sub_configs = {"encoder": AutoConfig}  # noqa: RUF012 - the name and type are transformers'
+    has_no_defaults_at_init = True
+
+    def __init__(self, encoder=None, pooling="cls_layers", layer_dropout=0.0, head=None, task=None, **kwargs):
+        encoder = dict(encoder) if isinstance(encoder, dict) else encoder.to_dict()
+        self.encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
+        self.pooling = pooling
+        self.layer_dropout = layer_dropout
+        self.head = asdict(head) if isinstance(head, HeadConfig) else dict(head or {"outputs": ["target"]})
+        self.task = dict(task or {})
+        super().__init__(**kwargs)
+
+
+@dataclass
+class TextModelOutput(ModelOutput):
+    """``logits``: (batch, outputs); for a score, in the target's own units.
+
+    ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width). ``attentions``: of
+    every layer, (batch, heads, tokens, tokens), where they were asked for.
+    """
+
+    logits: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+
+
+class TextModel(PreTrainedModel):
+    """``encoder``, ``pooling`` and ``head``: every key of its state dict begins with one of these."""
+
+    config_class = TextModelConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True  # what the encoder does with attention is its own affair
+
+    def __init__(self, config: TextModelConfig):
+        super().__init__(config)
+        encoder = AutoModel.from_config(config.encoder)
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # we pool ourselves; parameters without gradients would break data parallelism
+        if config.pooling not in POOLINGS:
+            raise ValueError(f"pooling={config.pooling!r} is not known; choose one of: {', '.join(sorted(POOLINGS))}.")
+        width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
+        # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of gradients in
+        # this order, and another one would round the sum otherwise.
+        self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout)
+        self.encoder = encoder
+        self.head = Head(width, HeadConfig(**config.head))
+        self.post_init()
+
+    def _init_weights(self, module):
+        if isinstance(module, nn.Linear):
+            std = getattr(self.config.encoder, "initializer_range", 0.02)
+            initialization.normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                initialization.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            initialization.ones_(module.weight)
+            initialization.zeros_(module.bias)
+        elif isinstance(module, Pooling | Head):
+            module.initialize()
+
+    def forward(self, extras: dict[str, torch.Tensor] | None = None, **inputs) -> TextModelOutput:
+        """Outputs for tokenised texts.
+
+        Args:
+            inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so on.
+            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names; none
+                reaches the encoder.
+        """
+        states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
+        # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
+        layers = (*states.hidden_states[:-1], states.last_hidden_state)
+        aligned = {name: extras[name] for name in self.pooling.extras}
+        return TextModelOutput(
+            logits=self.head(self.pooling(layers, inputs["attention_mask"], **aligned)),
+            hidden_states=layers,
+            attentions=getattr(states, "attentions", None),
+        )

@@ -1,0 +1,149 @@
+"""Poolings: one vector per text from the states of every layer and token."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+from transformers import initialization
+
+#: Every pooling by its name.
+POOLINGS: dict[str, type["Pooling"]] = {}
+
+States = tuple[torch.Tensor, ...]  # of every layer, the embeddings' output first, each (batch, tokens, width)
+
+
+class Pooling(nn.Module):
+    """``forward(states, mask)`` gives (batch, width). A subclass with a ``name`` is registered under it.
+
+    Args:
+        width: of the states.
+        n_layers: how many states there are: the encoder's layers and the embeddings' output.
+        dropout: rate on each pooled state.
+    """
+
+    name: ClassVar[str] = ""
+    #: Token-aligned extras of the examples that ``forward`` and ``weights`` take as further arguments.
+    extras: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            POOLINGS[cls.name] = cls
+
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
+        super().__init__()
+        self.n_layers = n_layers
+        self.dropout = nn.Dropout(dropout)
+
+    def initialize(self) -> None:
+        """Set the parameters that are not those of a linear layer or a norm."""
+
+    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        """One vector per text, (batch, width). ``mask``: (batch, tokens), 1 for a token and 0 for padding."""
+        raise NotImplementedError
+
+    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        """The share of each layer and token in the pooled vector, (batch, layers, tokens), summing to 1 per text."""
+        raise NotImplementedError
+
+    def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:
+        """Shares of the last layer's tokens, (batch, tokens), as ``weights`` gives them."""
+        weights = shares.new_zeros(len(shares), self.n_layers, shares.shape[1])
+        weights[:, -1] = shares
+        return weights
+
+
+class FirstToken(Pooling):
+    """The first token ([CLS] or <s>) of the last layer."""
+
+    name = "cls"
+
+    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self.dropout(states[-1][:, 0])
+
+    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self._in_last_layer(first_token(mask))
+
+
+class AttentionPooling(Pooling):
+    """A learnt attention over the last layer's tokens."""
+
+    name = "attention"
+
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
+        super().__init__(width, n_layers, dropout)
+        self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
+
+    def shares(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(batch, tokens, 1), in float32."""
+        scores = self.attention(state).masked_fill(~mask.bool().unsqueeze(-1), -1e4)
+        return scores.float().softmax(dim=1)
+
+    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        last = states[-1]
+        return self.dropout((self.shares(last, mask).to(last.dtype) * last).sum(dim=1))
+
+    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self._in_last_layer(self.shares(states[-1], mask).squeeze(-1))
+
+
+class LayerPooling(Pooling):
+    """A learnt softmax-weighted sum over the layers of what ``pool_tokens`` makes of each."""
+
+    def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
+        super().__init__(width, n_layers, dropout)
+        self.layer_weights = nn.Parameter(torch.empty(n_layers))
+
+    def initialize(self) -> None:
+        """The weights start at -3 and the last layer's at 0, as published."""
+        start = torch.full_like(self.layer_weights, -3.0, device="cpu")
+        start[-1] = 0.0
+        initialization.copy_(self.layer_weights, start)
+
+    def pool_tokens(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        """One vector per layer and text, (layers, batch, width)."""
+        raise NotImplementedError
+
+    def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
+        """The share of each token in a layer's vector, (batch, tokens)."""
+        raise NotImplementedError
+
+    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        layers = self.pool_tokens(states, mask)
+        weights = self.layer_weights.softmax(dim=0).to(layers.dtype).view(-1, 1, 1)
+        return (weights * self.dropout(layers)).sum(dim=0)
+
+    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self.layer_weights.float().softmax(dim=0).view(-1, 1) * self.token_shares(mask).unsqueeze(1)
+
+
+class FirstTokenLayers(LayerPooling):
+    """The first token's state in every layer."""
+
+    name = "cls_layers"
+
+    def pool_tokens(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return torch.stack([state[:, 0] for state in states])
+
+    def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
+        return first_token(mask)
+
+
+class MeanLayers(LayerPooling):
+    """The masked mean of all tokens in every layer."""
+
+    name = "mean_layers"
+
+    def pool_tokens(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        shares = self.token_shares(mask).to(states[-1].dtype).unsqueeze(1)  # (batch, 1, tokens)
+        return torch.stack([(shares @ state).squeeze(1) for state in states])
+
+    def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
+        return mask / mask.sum(dim=1, keepdim=True)
+
+
+def first_token(mask: torch.Tensor) -> torch.Tensor:
+    """All of a text's share on its first token, (batch, tokens)."""
+    shares = torch.zeros_like(mask, dtype=torch.float32)
+    shares[torch.arange(len(mask)), mask.argmax(dim=1)] = 1.0
+    return shares

@@ -1,0 +1,152 @@
+"""Tables and plots of one fold: its texts, its groups of weights, its training, its scores."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from utils.machine.runtime import display_path
+from utils.reporting.style import BLUE, GREEN, GREY, NAMES, ORANGE, score_label, target_names
+from utils.runs.artifacts import WEIGHTS, read_metadata, read_result
+from utils.tasks import Task
+from utils.tasks.metrics import Metric
+
+# --- tables ------------------------------------------------------------------------------------------------
+
+
+def groups_table(groups: list[dict]):
+    """A row per parameter group: name, number of tensors and weights, peak learning rate, weight decay."""
+    rows = [
+        {
+            "group": group["name"],
+            "tensors": len(group["params"]),
+            "weights": sum(parameter.numel() for parameter in group["params"]),
+            "peak learning rate": group["lr"],
+            "weight decay": group["weight_decay"],
+        }
+        for group in groups
+    ]
+    formats = {"weights": "{:,}", "peak learning rate": "{:.2e}", "weight decay": "{:g}"}
+    return pd.DataFrame(rows).style.format(formats).hide(axis="index")
+
+
+def folds_table(table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A row per fold: how many rows and groups it holds out, and the mean and spread of their targets."""
+    by_fold, group_column = table.groupby("fold"), task.config.group_column
+    columns = {"rows": by_fold.size()}
+    if group_column in table:
+        columns[f"different {group_column}"] = by_fold[group_column].nunique()
+    for name, values in zip(target_names(task), task.targets(table).T, strict=True):
+        targets = pd.Series(values, index=table.index).groupby(table["fold"])
+        columns |= {f"mean {name}": targets.mean().round(3), f"s.d. {name}": targets.std().round(3)}
+    return pd.DataFrame(columns)
+
+
+def scores_table(folder: Path) -> pd.DataFrame:
+    """The scores of last, best and averaged weights, and below them those of the baselines."""
+    result = read_result(folder)
+    metric, scores = Metric(**result["metric"]), result["scores"]
+    rows = {NAMES[weights]: scores[weights] for weights in WEIGHTS if weights in scores}
+    rows |= {f"baseline: {name}": of_baseline for name, of_baseline in result["baselines"].items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
+    return table.rename(columns=lambda name: score_label(name, metric)).round(4)
+
+
+def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task, n: int = 5) -> Markdown:
+    """The texts with the largest errors of the default weights, as text."""
+    weights = default_weights(predictions, task)
+    targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
+    texts = table.set_index(task.config.id_column)[task.config.text_column]
+    worst = np.argsort(-task.errors(targets, predicted).mean(axis=1), kind="stable")[:n]
+    blocks = []
+    for row in worst:
+        name = predictions["id"].iloc[row]
+        sentence = task.sample({"target": targets[row], "predicted": predicted[row]})
+        blocks.append(f"**{name}**: {sentence}\n> {textwrap.shorten(texts[name], 400, placeholder=' …')}")
+    return Markdown("\n\n".join(blocks))
+
+
+def default_weights(predictions: pd.DataFrame, task: Task) -> str:
+    """The weights that the suite uses unless told otherwise."""
+    return "averaged" if task.has(predictions, "averaged") else "last"
+
+
+# --- plots -------------------------------------------------------------------------------------------------
+
+
+def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
+    """Histograms of the targets and of the texts' lengths in tokens, with what ``max_length`` cuts off."""
+    figure, (left, right) = plt.subplots(1, 2)
+    names, targets, lengths = target_names(task), task.targets(table), np.asarray(lengths)
+    for name, values in zip(names, targets.T, strict=True):
+        left.hist(values, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=name)
+    left.set(title="Targets", xlabel="target", ylabel="texts")
+    if len(names) > 1:
+        left.legend(fontsize=8)
+    longest = task.config.max_length
+    right.hist(lengths, bins=30, color=BLUE)
+    right.axvline(longest, color=ORANGE, linewidth=2)
+    for axes in (left, right):
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    lost = np.clip(lengths - longest, 0, None).sum() / lengths.sum()
+    cut = (lengths > longest).mean()
+    title = f"{cut:.0%} of texts are cut at {longest}, {lost:.1%} of tokens lost"
+    right.set(title=title, xlabel="tokens", ylabel="texts")
+    return figure
+
+
+def plot_history(history: pd.DataFrame, metric: Metric):
+    """The metric of raw and averaged weights at every evaluation, and the training loss."""
+    figure, (left, right) = plt.subplots(1, 2, width_ratios=(2, 1))
+    averaged = history[f"averaged_{metric.name}"]
+    left.plot(history["epoch"], history[metric.name], "o-", color=BLUE, label="raw")
+    if averaged.notna().any():
+        left.plot(history["epoch"], averaged, "s-", color=ORANGE, label="averaged")
+    left.set(title=f"Held-out {metric.label}", xlabel="epoch", ylabel=metric.axis)
+    left.legend()
+    right.plot(history["epoch"], history["train_loss"], "o-", color=GREEN)
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    right.set(title="Training loss", xlabel="epoch", ylabel="loss")
+    return figure
+
+
+def plot_predictions(predictions: pd.DataFrame, task: Task):
+    """Predicted against true by the default weights, a panel per target; None unless they pair one to one."""
+    weights, names = default_weights(predictions, task), target_names(task)
+    targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
+    if targets.shape != predicted.shape:
+        return None
+    n_columns = min(3, len(names))
+    n_rows = -(-len(names) // n_columns)
+    size = (4.2, 4) if len(names) == 1 else (2.8 * n_columns, 2.8 * n_rows)
+    figure, panels = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
+    for axes, name, x, y in zip(panels.flat, names, targets.T, predicted.T, strict=False):
+        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        axes.plot(ends, ends, color=GREY, linewidth=1, label="perfect")
+        axes.scatter(x, y, s=14, alpha=0.5, color=BLUE, edgecolor="none")
+        title = name if len(names) > 1 else f"Held-out texts, {NAMES[weights]} weights"
+        axes.set(title=title, xlabel="true", ylabel="predicted")
+        axes.set_aspect("equal", adjustable="datalim")
+    for axes in panels.flat[len(names) :]:
+        axes.remove()
+    return figure
+
+
+# --- the end of `make run` ---------------------------------------------------------------------------------
+
+
+def print_summary(notebook: Path, folder: Path) -> None:
+    """Print where a fold's executed notebook, weights and scores are, and the scores themselves."""
+    result, metadata = read_result(folder), read_metadata(folder)
+    print(f"\nexecuted notebook  {display_path(notebook)}")
+    for weights in result["scores"]:
+        print(f"{weights + ' weights':18} {display_path(Path(folder) / weights)}")
+    path = display_path(Path(folder) / "result.json")
+    print(f"scores             {path}, with predictions.csv and history.csv in the same folder")
+    print(f"\n{scores_table(folder).to_string()}")
+    precision, seconds = metadata["precision"]["name"], result["seconds"]
+    print(f"\n{precision} on {metadata['device']}, {seconds:.0f} s for training and evaluation")

@@ -1,0 +1,189 @@
+"""Tables and plots across the folds of a run: scores, errors, and how far the folds agree."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, score_label
+from utils.runs.artifacts import WEIGHTS, read_result
+from utils.runs.run import Run
+from utils.tasks.metrics import Metric
+
+# --- weights compared --------------------------------------------------------------------------------------
+
+
+def weights_table(comparison: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """A row per fold and weights: the metric with its interval, other scores, p against the averaged weights.
+
+    Below each fold's weights are its baselines. Over all folds there are none: they were not scored together.
+    """
+    rows = pd.DataFrame([*comparison.to_dict("records"), *_baselines(run)])
+    order = {fold: number for number, fold in enumerate(comparison["fold"].unique())}
+    rows = rows.sort_values("fold", key=lambda folds: folds.map(order), kind="stable", ignore_index=True)
+    metric = run.task.metric
+    columns = {
+        metric.label: _formatted(rows["score"]),
+        "95 % interval": [_interval(low, high) for low, high in zip(rows["low"], rows["high"], strict=True)],
+    }
+    for name in comparison.columns.difference(["fold", "weights", "score", "low", "high", "p"], sort=False):
+        columns[score_label(name, metric)] = _formatted(rows[name])
+    columns["p against averaged"] = _formatted(rows["p"], "{:.3f}")
+    table = pd.DataFrame(columns)
+    names = rows["weights"].map(lambda weights: NAMES.get(weights, weights))
+    table.index = pd.MultiIndex.from_arrays([rows["fold"], names], names=["fold", "weights"])
+    return table
+
+
+def _baselines(run: Run) -> list[dict]:
+    """The baselines of each fold, as rows of ``compare_weights``."""
+    return [
+        {"fold": fold, "weights": f"baseline: {name}", "score": scores[run.task.metric.name], **scores}
+        for fold, folder in run.folders.items()
+        for name, scores in read_result(folder)["baselines"].items()
+    ]
+
+
+def _formatted(numbers: pd.Series, pattern: str = "{:.4f}") -> pd.Series:
+    return numbers.map(pattern.format, na_action="ignore").fillna("")
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if np.isnan(low) else f"{low:.3f} to {high:.3f}"
+
+
+def plot_weights(comparison: pd.DataFrame, metric: Metric):
+    """The metric of last, best and averaged weights with 95 % bootstrap intervals, by fold and over all."""
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    folds = list(comparison["fold"].unique())
+    names = [weights for weights in WEIGHTS if weights in set(comparison["weights"])]
+    for i, weights in enumerate(names):
+        rows = comparison[comparison["weights"] == weights]
+        x = np.array([folds.index(fold) for fold in rows["fold"]]) + (i - (len(names) - 1) / 2) * 0.2
+        spread = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
+        look = {"fmt": "o", "capsize": 3, "color": COLOURS[weights], "label": NAMES[weights]}
+        axes.errorbar(x, rows["score"], yerr=spread, **look)
+    axes.set_xticks(range(len(folds)), [f"fold {fold}" if fold != "all" else "all folds" for fold in folds])
+    axes.set(title=f"Held-out {metric.label}, with 95 % bootstrap intervals", ylabel=metric.axis)
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+# --- errors ------------------------------------------------------------------------------------------------
+
+
+def errors_table(run: Run, lengths: pd.Series, by: str = "") -> pd.DataFrame:
+    """The held-out texts with each weights' error (mean over the columns), and what it may depend on.
+
+    Args:
+        lengths: tokens of each text, by id.
+        by: a column of the table, such as the licence or topic.
+    """
+    rows = run.table.set_index(run.config.id_column).loc[run.predictions["id"]]
+    table = pd.DataFrame({"id": run.predictions["id"], "fold": run.predictions["fold"]})
+    table["target"] = run.targets.mean(axis=1)
+    for weights in run.weights:
+        table[weights] = run.errors(weights).mean(axis=1)
+    table["length"] = table["id"].map(lengths)
+    table["text"] = rows[run.config.text_column].to_numpy()
+    if by:
+        table[by] = rows[by].replace("", "none given").astype(str).to_numpy()
+    return table
+
+
+def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
+    """The metric by length, by the target's decile and by category; residuals against the target.
+
+    Args:
+        errors: from ``errors_table``, which was given the same ``by``.
+    """
+    figure, panels = plt.subplots(2, 2, figsize=(9, 6.2))
+    fifths = pd.qcut(errors["length"].rank(method="first"), 5, labels=False)
+    lengths = errors["length"].groupby(fifths).transform("max")
+    deciles = pd.qcut(errors["target"].rank(method="first"), 10, labels=range(1, 11))
+    _bars_by_group(panels[0, 0], run, lengths, "Length, in tokens up to")
+    _bars_by_group(panels[0, 1], run, deciles, "Decile of the target (1: lowest)")
+    if by:
+        common = errors[by].value_counts().index[:6]
+        labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
+        labels = labels.where(errors[by].isin(common))
+        _bars_by_group(panels[1, 0], run, labels, f"{by}, the {len(common)} most frequent")
+        panels[1, 0].tick_params(axis="x", rotation=25)
+    else:
+        panels[1, 0].remove()
+    _residuals(panels[1, 1], run)
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def _bars_by_group(axes, run: Run, groups: pd.Series, title: str) -> None:
+    """Bars of the metric of each group of rows, for each weights; rows without a group are left out."""
+    names = sorted(groups.dropna().unique())
+    members = [np.flatnonzero(groups == name) for name in names]
+    for i, weights in enumerate(run.weights):
+        targets, predictions = run.targets, run.values(weights)
+        scores = [run.task.score(targets[rows], predictions[rows]) for rows in members]
+        x = np.arange(len(names)) + (i - (len(run.weights) - 1) / 2) * 0.27
+        axes.bar(x, scores, width=0.25, color=COLOURS[weights], label=NAMES[weights])
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set(title=title, ylabel=run.task.metric.label)
+    axes.grid(axis="x", visible=False)
+
+
+def _residuals(axes, run: Run) -> None:
+    """Predicted minus true against true, unless the two do not pair one to one."""
+    weights = run.weights[-1]
+    targets, predictions = run.targets, run.values(weights)
+    if targets.shape != predictions.shape:
+        axes.remove()
+        return
+    residuals = (predictions - targets).mean(axis=1)
+    axes.axhline(0, color=GREY, linewidth=1)
+    axes.scatter(targets.mean(axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
+    axes.set(title=f"Residuals, {NAMES[weights]} weights", xlabel="target", ylabel="predicted − target")
+
+
+def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> Markdown:
+    """The texts on which last and averaged weights differ most, as text.
+
+    Args:
+        errors: from ``errors_table``.
+    """
+    values = {"target": run.targets, "last": run.values("last"), "averaged": run.values("averaged")}
+    difference = np.abs(values["averaged"] - values["last"]).mean(axis=1)
+    blocks = []
+    for i in np.argsort(-difference)[:n]:
+        row = errors.iloc[i]
+        sentence = run.task.sample({name: array[i] for name, array in values.items()})
+        text = textwrap.shorten(row["text"], 300, placeholder=" …")
+        blocks.append(f"**{row['id']}** (fold {row['fold']}): {sentence}\n> {text}")
+    return Markdown("\n\n".join(blocks))
+
+
+# --- the submission ----------------------------------------------------------------------------------------
+
+
+def plot_agreement(predictions: np.ndarray, folds: list[int]):
+    """How far the folds' models agree on the test set: each against their mean, and their spread per text.
+
+    Args:
+        predictions: (folds, rows).
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4))
+    mean = predictions.mean(axis=0)
+    ends = [predictions.min(), predictions.max()]
+    left.plot(ends, ends, color=GREY, linewidth=1)
+    for i, (fold, values) in enumerate(zip(folds, predictions, strict=True)):
+        colour = PALETTE[i % len(PALETTE)]
+        left.scatter(mean, values, s=16, alpha=0.7, color=colour, edgecolor="none", label=f"fold {fold}")
+    left.set(title="Each fold against the mean", xlabel="mean of the folds", ylabel="one fold")
+    left.legend(fontsize=8)
+    spread = predictions.std(axis=0, ddof=1) if len(predictions) > 1 else np.zeros(len(mean))
+    right.hist(spread, bins=15, color=BLUE)
+    right.yaxis.get_major_locator().set_params(integer=True)
+    right.set(title="Spread of the folds on each text", xlabel="standard deviation", ylabel="texts")
+    return figure

@@ -1,0 +1,72 @@
+"""One style for all plots and listings, readable on light and dark pages and with any colour vision."""
+
+import inspect
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import Markdown
+
+from utils.tasks import Task
+from utils.tasks.metrics import Metric
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#7F7F7F"
+PALETTE = [BLUE, ORANGE, GREEN, PURPLE, GREY]
+
+#: How each kind of weights is labelled and coloured.
+NAMES = {"last": "last", "best": "best epoch (chosen on this fold)", "averaged": "averaged"}
+COLOURS = {"last": BLUE, "best": GREEN, "averaged": ORANGE}
+#: And each part of the texts.
+PARTS = {"train": BLUE, "held out": ORANGE}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for every plot of the suite."""
+    figure = {"figsize": (8, 3.2), "dpi": 110, "facecolor": "white", "constrained_layout.use": True}
+    title = {"titlesize": 11, "titleweight": "bold", "titlelocation": "left"}
+    axes = {"spines.top": False, "spines.right": False, "grid": True, "axisbelow": True, **title}
+    plt.rcParams.update({f"figure.{name}": value for name, value in figure.items()})
+    plt.rcParams.update({f"axes.{name}": value for name, value in axes.items()})
+    plt.rcParams.update({"axes.prop_cycle": plt.cycler(color=PALETTE), "grid.color": "#E5E5E5"})
+    plt.rcParams.update({"font.size": 10, "legend.frameon": False, "savefig.facecolor": "white"})
+
+
+def save(figure: plt.Figure | None, path: Path) -> None:
+    """Write a plot as a PNG, if there is one. The notebook shows it all the same."""
+    if figure is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+
+
+def source(*objects) -> Markdown:
+    """The source of functions, methods or classes, to be read in the notebook.
+
+    The fence names no language: nbconvert's HTML would drop the monospace font with one.
+    """
+    listings = [textwrap.dedent(inspect.getsource(listed)) for listed in objects]
+    return Markdown("```\n" + "\n\n".join(listings) + "```")
+
+
+def left_aligned(table: pd.DataFrame):
+    """A table of sentences: shown whole, and aligned to the left."""
+    header = {"selector": "th", "props": [("text-align", "left")]}
+    return table.style.set_properties(**{"text-align": "left"}).set_table_styles([header])
+
+
+def short_name(weights: str) -> str:
+    """The name of some weights without its remark, or "step 20" for the snapshot "step-000020"."""
+    if weights in NAMES:
+        return NAMES[weights].split(" (")[0]
+    return f"step {int(weights.removeprefix('step-'))}"
+
+
+def score_label(name: str, metric: Metric) -> str:
+    """The heading of a column of scores."""
+    return metric.label if name == metric.name else name.replace("_", " ")
+
+
+def target_names(task: Task) -> list[str]:
+    """A name for each column of the task's targets."""
+    return [name.removesuffix(" target") for name in task.columns("target")]

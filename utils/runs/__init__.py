@@ -1,0 +1,1 @@
+"""What is kept: folds, checkpoints, results, and how to read them again."""

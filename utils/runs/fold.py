@@ -1,0 +1,236 @@
+"""One fold from beginning to end: its epochs, evaluations and stops, and the folder that the later notebooks read.
+
+Notebook 02 calls ``fit_fold``. From a shell, with as many processes as are wanted:
+
+    accelerate launch --num_processes 2 -m utils train -p preset commonlit -p fold 3
+"""
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from utils.config import Config, InputError
+from utils.data.table import fingerprint
+from utils.machine import distributed, runtime
+from utils.machine.files import digest, write_table
+from utils.runs import artifacts, results
+from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors
+from utils.runs.progress import Progress, current_weights
+from utils.runs.resume import check_same_training, earlier_output, fetch, resume
+from utils.runs.stopping import Saver, Stopper, stop_signals
+from utils.training.loop import evaluate, train_epoch
+from utils.training.setup import Training, prepare
+
+
+def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Path:
+    """Train on every row outside ``fold`` and write what the later notebooks read.
+
+    Where an earlier run of the same fold was stopped or killed, this one goes on from its last saved state; a finished
+    fold is left as it is, unless ``config.retrain``.
+
+    Args:
+        table: from ``load_table`` and ``add_folds``.
+        fold: the held-out fold; None: ``config.fold``.
+
+    Returns:
+        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, and the weights
+        last/, best/ and, with averaging, averaged/. Raises InputError before anything is written for what cannot
+        work, and when it was told to stop, after saving its state.
+    """
+    config = config if fold is None else replace(config, fold=fold)
+    folder = artifacts.fold_folder(config)
+    data = fingerprint(table, config) if "fold" in table.columns else ""
+    if not config.retrain and find_finished(config, folder, data):
+        print(
+            f"Fold {config.fold} is finished already, in {runtime.display_path(folder)}; retrain=True trains it anew."
+        )
+    elif (number := distributed.processes_to_launch(config.devices)) > 1:
+        distributed.launch(train_fold, (config, table, data, folder), number)
+    else:
+        train_fold(config, table, data, folder)
+    return folder
+
+
+def find_finished(config: Config, folder: Path, data: str) -> bool:
+    """Whether the fold is finished, here or under ``resume_from``, from where it is copied here.
+
+    Raises InputError if what is finished is another training.
+    """
+    for source in (folder, earlier_output(config)):
+        if source and artifacts.is_finished(source):
+            check_same_training(artifacts.read_metadata(source), config, data, source)
+            if source != folder:
+                with lock_fold(folder), readable_errors(folder):
+                    distributed.run_on_main(functools.partial(fetch, source, folder))
+            return True
+    return False
+
+
+def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> None:
+    """Prepare, go on or begin, train, and write the results: what each of the processes does that share a fold."""
+    with distributed.only_main_prints():
+        training = prepare(config, table, config.fold)
+        metadata = describe(training, table, data)
+        with lock_fold(folder), readable_errors(folder):
+            progress = resume(training, folder, metadata)
+            if progress is None:
+                distributed.run_on_main(lambda: artifacts.start_fold(folder, metadata))
+                progress = Progress()
+                choice = training.choice
+                print(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
+            distributed.run_on_main(lambda: check_disk_space(training, folder))
+            reason = run_epochs(training, folder, metadata, progress)
+            finish(training, table, folder, progress, reason)
+
+
+def describe(training: Training, table: pd.DataFrame, data: str) -> dict:
+    """run.json: the Config, what it came to on this machine, and what it was trained on."""
+    return {
+        "config": training.config.to_dict(),
+        "precision": training.choice._asdict(),
+        "device": runtime.device_name(distributed.processes().num_processes),
+        "platform": runtime.platform_name(),
+        "versions": runtime.versions(),
+        "data": {"rows": len(table), "held_out": len(training.held_out.ids), "fingerprint": data},
+    }
+
+
+def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progress) -> str:
+    """The steps that are left, with their evaluations and saved states.
+
+    Returns:
+        Why it stopped: "" at the end of the plan, "patience" or "time limit". Raises InputError when a signal stopped
+        it or the loss is no number.
+    """
+    if progress.out_of_patience(training.config, training.task.metric):
+        return "patience"  # stopped right after the evaluation that decided it
+    snapshots = snapshot_steps(training)
+    clock = Clock(progress, training.step)
+    with progress_bar(training) as bar, stop_signals() as signals:
+        stopper, saver = Stopper(training, progress, signals), Saver(training, progress, folder, metadata)
+        for step in steps_left(training):
+            bar.update()
+            check_divergence(training)  # which at times waits for the GPU, before an evaluation always
+            clock.tick()
+            if step in snapshots:
+                distributed.run_on_main(lambda: save_snapshot(training, folder / "snapshots"))
+            due = training.evaluation_due()
+            if due:
+                evaluate_and_record(training, folder, progress, clock)
+                clock.tick()
+            stop = stopper.look(evaluated=due)
+            saver.look(must=due or stop)
+            if step == training.total_steps:
+                break  # whatever it was told meanwhile: the results are a moment away
+            stopper.raise_if_signalled()
+            if stop:
+                return stopper.reason
+            if due:
+                clock.restart(step)
+    return ""
+
+
+def steps_left(training: Training) -> Iterator[int]:
+    """Take the steps that the plan has left; yields after each."""
+    first = training.step // training.steps_per_epoch
+    for epoch in range(first, math.ceil(training.config.epochs)):
+        yield from train_epoch(training, epoch)
+
+
+def snapshot_steps(training: Training) -> set[int]:
+    """The steps after which the weights are kept as files."""
+    if training.averager is None:
+        return set()
+    return training.averager.snapshot_steps(training.config.snapshots, training.total_steps)
+
+
+def progress_bar(training: Training) -> tqdm:
+    wanted = runtime.progress_wanted() and distributed.processes().is_main_process
+    return tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False, disable=not wanted)
+
+
+class Clock:
+    """Counts the seconds of a training over all its sessions, and its speed since the last evaluation.
+
+    Args:
+        step: the optimizer step at which this session begins.
+    """
+
+    def __init__(self, progress: Progress, step: int):
+        self.progress, self.before = progress, progress.seconds
+        self.began = time.perf_counter()  # never goes back, whatever is done to the machine's clock
+        self.resumed_at, self.first_step = self.began, step
+
+    def tick(self) -> None:
+        self.progress.seconds = self.before + time.perf_counter() - self.began
+
+    def restart(self, step: int) -> None:
+        """Training goes on after the evaluation that followed ``step``."""
+        self.resumed_at, self.first_step = time.perf_counter(), step
+
+    def samples_per_second(self, training: Training) -> float:
+        """The speed of training since the last evaluation, in examples."""
+        per_step = len(training.train) / training.steps_per_epoch
+        return per_step * (training.step - self.first_step) / (time.perf_counter() - self.resumed_at)
+
+
+def evaluate_and_record(training: Training, folder: Path, progress: Progress, clock: Clock) -> None:
+    """One evaluation: a row of the history, best/ if it is the best, and a line to read."""
+    train_loss = float(torch.stack(training.losses).mean())
+    speed = clock.samples_per_second(training)
+    training.losses.clear()
+    progress.predictions = evaluate(training)
+    if not all(np.isfinite(array).all() for array in progress.predictions.values()):
+        raise InputError(f"training diverged by step {training.step}: the scores are not finite; lower lr.")
+    task, metric = training.task, training.task.metric
+    scores = {name: task.score(training.targets, array) for name, array in progress.predictions.items()}
+    row = {
+        "step": training.step,
+        "epoch": round(training.step / training.steps_per_epoch, 4),
+        "train_loss": train_loss,
+        metric.name: scores["last"],
+        f"averaged_{metric.name}": scores.get("averaged", math.nan),
+        "seconds": round(progress.seconds, 2),
+        "samples_per_second": round(speed, 2),
+        "loss_scale": training.backend.loss_scale(),
+        **{f"lr {name}": rate for name, rate in training.rates.current().items()},
+    }
+    progress.rows.append(row)
+    if progress.best is None or metric.is_better(scores["last"], task.score(training.targets, progress.best)):
+        distributed.run_on_main(lambda: results.save(training, training.model, folder / "best"))
+        progress.best = progress.predictions["last"]
+        progress.best_digest = digest(folder / "best" / "model.safetensors")
+    distributed.run_on_main(lambda: write_table(folder / "history.csv", pd.DataFrame(progress.rows)))
+    averaged = f" · averaged {scores['averaged']:.4f}" if "averaged" in scores else ""
+    tqdm.write(
+        f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
+        f"{metric.label} raw {scores['last']:.4f}{averaged} · {speed:.1f} samples/s"
+    )
+
+
+def save_snapshot(training: Training, folder: Path) -> None:
+    """Keep the weights that went into the average just now."""
+    path = folder / f"step-{training.step:06d}.safetensors"
+    artifacts.write_weights(path, current_weights(training, training.model))
+
+
+def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Progress, reason: str) -> None:
+    """Write what the later notebooks read. After a time limit the state stays, to go on from, and so does the plan."""
+    if not progress.predictions or progress.rows[-1]["step"] != training.step:
+        progress.predictions = evaluate(training)  # stopped between two evaluations, or resumed after the last one
+    distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
+    if reason == "patience":
+        print(f"Stopped early: no better score in {training.config.patience} evaluations.")
+    if reason == "time limit":
+        print(
+            f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
+            "run again to go on."
+        )

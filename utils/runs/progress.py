@@ -1,0 +1,39 @@
+"""What a fold has come to while it trains, beside the state of its optimizer."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from utils.config import Config
+from utils.modeling.model import TextModel
+from utils.tasks.metrics import Metric
+from utils.training.setup import Training
+
+
+@dataclass
+class Progress:
+    """What a fold has come to, beside its weights."""
+
+    rows: list[dict] = field(default_factory=list)  # of history.csv
+    best: np.ndarray | None = None  # held-out predictions of the weights in best/
+    best_digest: str = ""  # sha256 of these weights
+    seconds: float = 0.0  # of training, in all sessions
+    saved: float = 0.0  # seconds at which the last state was saved
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation
+
+    def out_of_patience(self, config: Config, metric: Metric) -> bool:
+        """Whether ``patience`` evaluations have passed since the best one, by the score ``patience_on`` names."""
+        column = metric.name if config.patience_on == "raw" else f"averaged_{metric.name}"
+        scores = [row[column] for row in self.rows if not math.isnan(row[column])]
+        return bool(scores) and 0 < config.patience <= len(scores) - 1 - metric.best(scores)
+
+
+def current_weights(training: Training, model: TextModel) -> dict[str, torch.Tensor]:
+    """``model``'s weights, as the float32 ones that the optimizer steps if it is the one in training."""
+    weights = dict(model.state_dict())
+    if model is training.model:
+        names = [name for name, _ in model.named_parameters()]
+        weights |= zip(names, training.backend.weights(), strict=True)
+    return weights

@@ -1,0 +1,141 @@
+"""Going on where an earlier run of the same fold was stopped: what is saved, what is compared, what is restored."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from utils.config import Config, InputError
+from utils.machine import distributed, runtime
+from utils.machine.files import atomic_folder, digest
+from utils.runs import artifacts, checkpoint
+from utils.runs.progress import Progress, current_weights
+from utils.training.setup import Training
+
+
+def earlier_output(config: Config) -> Path | None:
+    """This fold's folder under ``config.resume_from``, which may be it, the run's, or the output folder above them.
+
+    None where that holds other folds only. Raises InputError where it holds none at all: a mistaken path must not
+    begin a training anew.
+    """
+    if not config.resume_from:
+        return None
+    root, name = Path(config.resume_from), f"fold-{config.fold}"
+    candidates = [root, root / name, root / config.run_name / name, root / "output" / config.run_name / name]
+    for folder in candidates:
+        if folder.name == name and artifacts.is_fold(folder):
+            return folder
+    others = [other for folder in candidates[1:] for other in folder.parent.glob("fold-*")]
+    if not any(map(artifacts.is_fold, others)):
+        raise InputError(
+            f"resume_from={config.resume_from!r} holds no fold of run {config.run_name!r}; check the path."
+        )
+    return None
+
+
+def check_same_training(metadata: dict, config: Config, fingerprint: str, where: Path, precision: str = "") -> None:
+    """Raise InputError if ``metadata`` tells of another training than ``config`` on these data, naming the changes."""
+    new, old = config.to_dict(), metadata.get("config", {})
+    changes = [f"{name} (was {old.get(name)!r}, is {new[name]!r})" for name in config.differences(old)]
+    if metadata.get("data", {}).get("fingerprint") != fingerprint:
+        changes.append("the data")
+    if precision and metadata.get("precision", {}).get("name") != precision:
+        changes.append(f"precision (was {metadata['precision']['name']}, here {precision})")
+    if changes:
+        raise InputError(
+            f"{runtime.display_path(where)} holds another training: {', '.join(changes)}; "
+            "set run to train beside it, or retrain=True to replace it."
+        )
+
+
+def resume(training: Training, folder: Path, metadata: dict) -> Progress | None:
+    """Bring ``training`` back to the last saved state, here or under ``resume_from``; None where there is none."""
+    path = distributed.run_on_main(lambda: last_state(training, folder, metadata))
+    if path is None:
+        return None
+    saved = checkpoint.load(path)
+    progress = restore(training, saved, folder)
+    distributed.run_on_main(lambda: checkpoint.prune(path.parent, keep=path))
+    print(
+        f"Fold {training.config.fold}: going on from step {saved.step} of {training.total_steps}, "
+        f"{training.choice.name} on {metadata['device']}."
+    )
+    return progress
+
+
+def last_state(training: Training, folder: Path, metadata: dict) -> Path | None:
+    """The state to go on from, proven to be of this training, and copied here where it lay under ``resume_from``."""
+    config = training.config
+    if config.retrain:
+        return None
+    folders = [path for path in (folder, earlier_output(config)) if path is not None]
+    states = [state for path in folders if (state := checkpoint.latest(path / "state"))]
+    if not states:
+        return None
+    state = max(states, key=lambda path: path.name)
+    source = state.parent.parent
+    content = checkpoint.read_manifest(state)
+    check_same_training(content["metadata"], config, metadata["data"]["fingerprint"], source, training.choice.name)
+    if source != folder:
+        fetch(source, folder, state)
+    return folder / "state" / state.name
+
+
+def fetch(source: Path, folder: Path, state: Path | None = None) -> None:
+    """Copy an earlier session's fold, which may be read-only, with one of its states alone."""
+    with atomic_folder(folder) as new:
+        shutil.copytree(source, new, ignore=shutil.ignore_patterns("state"), dirs_exist_ok=True)
+        new.chmod(0o755)
+        if state is not None:
+            shutil.copytree(state, new / "state" / state.name)
+
+
+def save_state(training: Training, folder: Path, metadata: dict, progress: Progress) -> None:
+    """Save everything that going on needs, so that it goes on as if it had not been stopped."""
+    weights = {"model.safetensors": current_weights(training, training.model)}
+    if training.averager is not None:
+        weights["average.safetensors"] = training.averager.state_dict()
+    rest = {
+        "optimizer": training.rates.optimizer.state_dict(),
+        "rates": training.rates.state_dict(),
+        "scaler": training.backend.state_dict(),
+        "random": gather_object([runtime.random_states(training.backend.device)]),  # of every process
+        "losses": torch.stack(training.losses).cpu() if training.losses else torch.zeros(0),
+        "rows": progress.rows,
+        "best": None if progress.best is None else torch.from_numpy(progress.best),
+        "best_digest": progress.best_digest,
+        "seconds": progress.seconds,
+    }
+    saved = checkpoint.Checkpoint(training.step, metadata, weights, rest)
+    distributed.run_on_main(lambda: checkpoint.save(folder / "state", saved))
+    progress.saved = progress.seconds
+
+
+@torch.no_grad()
+def restore(training: Training, saved: checkpoint.Checkpoint, folder: Path) -> Progress:
+    """Bring ``training`` to the state that ``save_state`` saved."""
+    model, rest, values = training.model, saved.rest, saved.weights["model.safetensors"]
+    for weight, (name, parameter) in zip(training.backend.weights(), model.named_parameters(), strict=True):
+        weight.copy_(values[name])
+        parameter.copy_(values[name])  # the same tensor, but for Apex O2's float16 copies
+    for name, buffer in model.named_buffers():
+        if name in values:
+            buffer.copy_(values[name])
+    if training.averager is not None:
+        training.averager.load_state_dict(saved.weights["average.safetensors"])
+    training.rates.load_state_dict(rest["rates"])
+    training.rates.optimizer.load_state_dict(rest["optimizer"])
+    training.backend.load_state_dict(rest["scaler"])
+    training.losses = list(rest["losses"].to(training.backend.device))
+    training.step = saved.step
+    process = distributed.processes().process_index
+    if process < len(rest["random"]):  # on more devices than before, the new ones begin with seeds of their own
+        runtime.restore_random_states(rest["random"][process], training.backend.device)
+    progress = Progress(rest["rows"], seconds=rest["seconds"], saved=rest["seconds"])
+    # Killed after writing best/ and before its state, a run left newer weights there than it remembers. Going on,
+    # it comes to that evaluation again, which must then count as the best.
+    if rest["best"] is not None and digest(folder / "best" / "model.safetensors") == rest["best_digest"]:
+        progress.best, progress.best_digest = rest["best"].numpy(), rest["best_digest"]
+    return progress

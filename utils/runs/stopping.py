@@ -1,0 +1,94 @@
+"""When a training stops before its plan ends, and when it saves its state."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from utils.config import InputError
+from utils.machine import distributed
+from utils.runs.guards import check_finite_losses
+from utils.runs.progress import Progress
+from utils.runs.resume import save_state
+from utils.training.setup import Training
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """SIGTERM, SIGHUP and SIGINT (an interrupted cell), in a list, to be read between steps; a second stops at once.
+
+    Not so in one of several processes: a launcher passes on what the terminal has already sent.
+    """
+    caught: list[int] = []
+
+    def note(number, frame):
+        if caught and distributed.processes().num_processes == 1:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught  # only the main thread may set handlers
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Stopper:
+    """Decides after each step whether to stop; all processes of a fold decide alike.
+
+    Args:
+        signals: a list that ``stop_signals`` fills.
+    """
+
+    def __init__(self, training: Training, progress: Progress, signals: list[int]):
+        self.training, self.progress, self.signals = training, progress, signals
+        self.seconds_before = progress.seconds  # in earlier sessions
+        self.signal = 0
+        self.reason = ""  # "patience" or "time limit"
+
+    def look(self, evaluated: bool) -> bool:
+        """Whether to stop, for ``signal`` or ``reason``. ``evaluated``: this step was followed by an evaluation."""
+        config, seconds = self.training.config, self.progress.seconds - self.seconds_before
+        limit = config.time_limit_hours * 3600
+        self.signal, timed_out = distributed.all_reduce_max(
+            max(self.signals, default=0), bool(limit and seconds > limit)
+        )
+        if evaluated and self.progress.out_of_patience(config, self.training.task.metric):
+            self.reason = "patience"
+        elif timed_out:
+            self.reason = "time limit"
+        return bool(self.signal or self.reason)
+
+    def raise_if_signalled(self) -> None:
+        if self.signal:
+            name = signal.Signals(self.signal).name
+            raise InputError(
+                f"stopped by {name} after step {self.training.step}; the state is saved, run again to go on."
+            )
+
+
+class Saver:
+    """Saves the state: after evaluations, before stopping, every ``save_every`` steps and ``save_minutes``."""
+
+    def __init__(self, training: Training, progress: Progress, folder: Path, metadata: dict):
+        self.training, self.progress, self.folder, self.metadata = training, progress, folder, metadata
+
+    def look(self, must: bool) -> None:
+        """Save if it is time to, or if it ``must``. Raises InputError rather than save a diverged state."""
+        if must or self._is_due():
+            check_finite_losses(self.training)
+            save_state(self.training, self.folder, self.metadata, self.progress)
+
+    def _is_due(self) -> bool:
+        config, progress = self.training.config, self.progress
+        if config.save_every and self.training.step % config.save_every == 0:
+            return True
+        if not config.save_minutes:
+            return False
+        late = progress.seconds - progress.saved > config.save_minutes * 60
+        return bool(distributed.all_reduce_max(late)[0])

@@ -1,0 +1,70 @@
+"""What is asked of a text: each task in a file of its own. Every module of this folder is imported here.
+
+``make_task`` makes the task that a Config names. ``load_table`` and ``add_folds`` are here since a task checks its own
+targets and says what its folds are stratified by.
+"""
+
+import importlib
+import pkgutil
+
+import pandas as pd
+
+from utils.config import Config, check_choice
+from utils.data.folds import assign_folds
+from utils.data.sources import find_table, read_table
+from utils.data.table import check_table
+from utils.machine.runtime import display_path
+from utils.modeling.pooling import POOLINGS
+from utils.tasks.base import TASKS, Task
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["TASKS", "Task", "add_folds", "load_table", "make_task"]
+
+
+def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataFrame | None = None) -> Task:
+    """The task that ``config.task`` names.
+
+    Args:
+        table: the whole table, from which names of labels come.
+        train: its training rows, from which scales and weights come.
+
+    Raises InputError for an unknown task, loss or pooling.
+    """
+    check_choice("task", config.task, TASKS)
+    check_choice("pooling", config.pooling, POOLINGS)
+    task = TASKS[config.task](config)
+    if task.losses:
+        check_choice("loss", config.loss, task.losses)
+    if table is not None:
+        task.see(table)
+    if train is not None:
+        task.fit(train)
+    return task
+
+
+def load_table(config: Config) -> pd.DataFrame:
+    """Read ``config.data``; check it; clean the texts.
+
+    Returns:
+        A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as the task has them.
+        Raises InputError for anything that ``check_table`` or the task refuses, and for files that are not UTF-8 or
+        not a table.
+    """
+    task, path = make_task(config), find_table(config.data)
+    where = display_path(path)
+    table = task.check(check_table(read_table(path), config, where), where)
+    if 0 < config.max_rows < len(table):
+        table = table.sample(config.max_rows, random_state=config.seed).sort_index().reset_index(drop=True)
+    return table
+
+
+def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
+
+    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the targets evenly; "group" keeps
+    rows with the same ``group_column`` together, a row with an empty group standing alone.
+    """
+    strata = make_task(config).strata(table) if config.fold_by == "stratified" else None
+    return assign_folds(table, config, strata)

@@ -1,0 +1,183 @@
+"""Task: what is asked of a text. One class per task, with defaults; nothing else asks which task it is.
+
+A new task is one file in this folder with one subclass. It must say what it is judged by (``metric``), what it learns
+by (``loss``), what the head gives (``head``) and how predictions are scored (``scores``, ``errors``).
+"""
+
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from utils.config import Config
+from utils.data.folds import quantile_bins
+from utils.data.table import check_rows
+from utils.data.tokens import Batch, Examples, tokenize
+from utils.modeling.heads import HeadConfig
+from utils.modeling.losses import Loss
+from utils.tasks.metrics import Metric, bootstrap_interval
+
+#: Every task by its name.
+TASKS: dict[str, type["Task"]] = {}
+
+
+class Task:
+    """What is asked of a text. A subclass with a ``name`` is registered under it.
+
+    Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the names that
+    ``columns`` gives them in predictions.csv.
+    """
+
+    name: ClassVar[str] = ""
+    metric: ClassVar[Metric]
+    losses: ClassVar[tuple[str, ...]] = ()  # values of Config.loss that it takes; empty: it has its own
+    loss: Loss  # set by ``fit``
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            TASKS[cls.name] = cls
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.outputs = config.target_columns  # names of the head's outputs
+
+    # --- the table ------------------------------------------------------------------------------------------
+
+    def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
+        """``table`` with its targets converted. Raises InputError naming the first that cannot be used.
+
+        By default targets are numbers. ``where``: the table's name in messages.
+        """
+        for column in self.config.target_columns:
+            numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+            infinite = ~(numbers.abs() <= np.finfo(np.float32).max)
+            check_rows(table, infinite, column, "holds no finite number", where)
+            table[column] = numbers
+        return table
+
+    def strata(self, table: pd.DataFrame) -> pd.Series:
+        """What stratified folds spread evenly; by default, bins of the first target."""
+        return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
+
+    def see(self, table: pd.DataFrame) -> None:
+        """Take from the whole table what all folds must agree on, such as the names of labels."""
+
+    def fit(self, train: pd.DataFrame) -> None:
+        """Take from the training rows alone what the model learns by: scales and weights, and the loss."""
+
+    def targets(self, table: pd.DataFrame) -> np.ndarray:
+        """(rows, columns): what predictions are scored against; NaN in a table without targets."""
+        return table.reindex(columns=list(self.config.target_columns)).to_numpy(dtype=np.float64)
+
+    # --- examples and the model -------------------------------------------------------------------------------
+
+    def encode(
+        self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> Examples:
+        """The rows as the model reads them; by default one example per row, cut to ``max_length`` tokens.
+
+        Args:
+            max_length: None: the tokenizer's own, with which it was trained.
+        """
+        texts = table[self.config.text_column].tolist()
+        tokens, lengths = tokenize(texts, tokenizer, max_length or tokenizer.model_max_length)
+        ids = table[self.config.id_column].tolist()
+        return Examples(ids, tokens, np.cumsum(lengths), self.targets(table), np.arange(len(table)))
+
+    def head(self) -> HeadConfig:
+        """What the model's head is made of."""
+        return HeadConfig(self.outputs, dropout=self.config.head_dropout, n_dropouts=self.config.n_dropouts)
+
+    def statistics(self, outputs, batch: Batch) -> torch.Tensor:
+        """The loss's statistics, (n_statistics,), of the model's outputs for a batch."""
+        return self.loss.statistics(outputs["logits"], batch.targets)
+
+    def counts(self, batch: Batch) -> torch.Tensor:
+        """What the statistics of a batch are divided by, (n_statistics,), once added up."""
+        return self.loss.counts(batch.targets)
+
+    def settings(self) -> dict:
+        """The Config fields with which a saved model's task can be made again."""
+        names = ("task", "id_column", "text_column", "target_columns", "max_length", "eval_batch_size")
+        return {name: getattr(self.config, name) for name in names}
+
+    def restore(self, head: HeadConfig) -> None:
+        """Take from a saved model's head what ``see`` and ``fit`` took from the tables."""
+        self.outputs = tuple(head.outputs)
+
+    # --- predictions --------------------------------------------------------------------------------------------
+
+    def decode(self, outputs: list[np.ndarray], examples: Examples) -> np.ndarray:
+        """Predictions, (rows, columns), from each example's logits; by default the logits themselves."""
+        return np.stack(outputs).astype(np.float64) if outputs else np.empty((0, len(self.outputs)))
+
+    def columns(self, weights: str) -> list[str]:
+        """The names of predictions.csv's columns for some weights, or for "target"; nowhere else are they known.
+
+        With several targets each column comes once per target, as "<target> <weights>".
+        """
+        names = self.config.target_columns
+        return [weights] if len(names) == 1 else [f"{name} {weights}" for name in names]
+
+    def predictions_table(self, ids: list[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
+        """predictions.csv: the ids, and the columns of each array in ``values`` ("target", "last", ...)."""
+        table = {"id": ids}
+        for name, array in values.items():
+            table |= dict(zip(self.columns(name), array.T, strict=True))
+        return pd.DataFrame(table)
+
+    def values(self, predictions: pd.DataFrame, weights: str) -> np.ndarray:
+        """(rows, columns): the predictions of some weights, or the targets, from a table as in predictions.csv."""
+        return predictions[self.columns(weights)].to_numpy(dtype=np.float64)
+
+    def has(self, predictions: pd.DataFrame, weights: str) -> bool:
+        """Whether a table as in predictions.csv has all predictions of some weights."""
+        return set(self.columns(weights)) <= set(predictions.dropna(axis=1).columns)
+
+    def scores(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+        """Every score by its name, the metric's among them, over all rows given."""
+        raise NotImplementedError
+
+    def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+        """The metric."""
+        return self.scores(targets, predictions)[self.metric.name]
+
+    def errors(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+        """The error of each row, (rows, columns), lower is better: for paired tests and tables of errors."""
+        raise NotImplementedError
+
+    def interval(self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+        """95 % bootstrap interval of the metric, by whole groups, (rows,)."""
+        return bootstrap_interval(lambda rows: self.score(targets[rows], predictions[rows]), groups)
+
+    def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
+        """One prediction from those of several folds or weights; by default their mean."""
+        return np.mean(predictions, axis=0)
+
+    def stack(self, predictions: np.ndarray, targets: np.ndarray):
+        """A function that combines several models' predictions, (models, rows, columns), with weights fitted here.
+
+        None where the task knows no better than their mean.
+        """
+        return None
+
+    def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
+        """Predictions for the held-out rows without a transformer, by the baseline's name."""
+        return {}
+
+    def sample(self, values: dict[str, np.ndarray]) -> str:
+        """A row's target and predictions for a person to read, from arrays (columns,) by name."""
+        numbers = {name: ", ".join(f"{number:.2f}" for number in array) for name, array in values.items()}
+        return ", ".join(f"{name} {number}" for name, number in numbers.items())
+
+    def submission(self, ids: pd.Series, predictions: np.ndarray) -> pd.DataFrame:
+        """A competition's submission; by default the id and a column per target."""
+        columns = dict(zip(self.config.target_columns, predictions.T, strict=True))
+        return pd.DataFrame({self.config.id_column: ids, **columns})
+
+    def explained(self, logits: torch.Tensor, output: int) -> torch.Tensor:
+        """The number per text, (batch,), whose gradient is explained, of the output with that number."""
+        return logits[:, output]

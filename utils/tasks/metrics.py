@@ -1,0 +1,104 @@
+"""The metric that a task is judged by, and what resampling says about it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import bootstrap, permutation_test
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a task is judged by. Whatever compares two scores asks the metric which is better.
+
+    Args:
+        name: its key in the scores, and the column of history.csv.
+        label: its name in tables and plots.
+        unit: what it is measured in; empty for a share or a correlation.
+    """
+
+    name: str
+    label: str
+    unit: str = ""
+    higher_is_better: bool = False
+
+    def is_better(self, score: float, other: float) -> bool:
+        return self.gain(score, other) > 0
+
+    def gain(self, score: float, other: float) -> float:
+        """By how much ``score`` is better than ``other``; negative where it is worse."""
+        return score - other if self.higher_is_better else other - score
+
+    def best(self, scores: Sequence[float]) -> int:
+        """Where the best of the scores lies, the first of equals; NaN never is."""
+        return int((np.nanargmax if self.higher_is_better else np.nanargmin)(scores))
+
+    @property
+    def axis(self) -> str:
+        """The label of a plot's axis."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+def bootstrap_interval(
+    score: Callable[[np.ndarray], float], groups: np.ndarray, seed: int = 0, n_resamples: int = 500
+) -> tuple[float, float]:
+    """95 % bootstrap interval of any score. Whole groups are drawn: texts of one topic do not err independently.
+
+    Args:
+        score: of some rows, given their numbers.
+        groups: (rows,), equal where rows belong together.
+    """
+    names, index = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return float("nan"), float("nan")  # one group says nothing about others
+    members = [np.flatnonzero(index == number) for number in range(len(names))]
+    generator = np.random.default_rng(seed)
+    draws = [generator.integers(len(names), size=len(names)) for _ in range(n_resamples)]
+    scores = [score(np.concatenate([members[number] for number in draw])) for draw in draws]
+    low, high = np.nanpercentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def rmse_interval(squared_errors: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the RMSE (with several targets, of the mean of theirs), by whole groups.
+
+    Sums per group are resampled, which is much faster than to score the rows of each draw.
+
+    Args:
+        squared_errors: (rows, targets).
+        groups: (rows,), equal where rows belong together.
+    """
+    sums, counts = _by_group(squared_errors, groups)
+    if len(counts) < 2:
+        return float("nan"), float("nan")
+
+    def rmse(*columns, axis):
+        *errors, rows = columns
+        return np.mean([np.sqrt(e.sum(axis) / rows.sum(axis)) for e in errors], axis=0)
+
+    options = {"paired": True, "vectorized": True, "n_resamples": 2000, "method": "percentile"}
+    result = bootstrap((*sums.T, counts), rmse, **options, random_state=np.random.default_rng(seed))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def paired_test(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, seed: int = 0) -> float:
+    """p-value of the hypothesis that two models' errors, each (rows, columns), could as well be swapped.
+
+    A permutation test that swaps whole groups: two-sided, of the difference of the mean errors.
+    """
+    if len(np.unique(groups)) < 2:
+        return float("nan")
+    one, two = (_by_group(errors.mean(axis=1, keepdims=True), groups)[0][:, 0] for errors in (ours, theirs))
+    options = {"permutation_type": "samples", "vectorized": True, "n_resamples": 4999}
+    generator = np.random.default_rng(seed)
+    result = permutation_test(
+        (one, two), lambda a, b, axis: a.sum(axis) - b.sum(axis), **options, random_state=generator
+    )
+    return float(result.pvalue)
+
+
+def _by_group(errors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of the errors, (groups, columns), and the number of rows of each group."""
+    _, index = np.unique(groups, return_inverse=True)
+    counts = np.bincount(index)
+    return np.stack([np.bincount(index, column) for column in errors.T], axis=1), counts

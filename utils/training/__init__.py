@@ -1,0 +1,1 @@
+"""How it learns: the loop, optimizers, schedules, averages."""

@@ -1,0 +1,100 @@
+"""Parameter groups with learning rates by layer (LLRD), and optimizers by name."""
+
+import re
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from utils.config import Config, InputError
+from utils.machine import runtime
+from utils.modeling.encoders import encoder_layers
+from utils.modeling.model import TextModel
+from utils.training.madgrad import MADGRAD
+
+
+def parameter_groups(model: TextModel, config: Config) -> list[dict]:
+    """The model's trainable parameters in groups, each with a "name", its peak "lr" and its "weight_decay".
+
+    "grouped": the lower, middle and upper third of the layers at lr / factor, lr, lr * factor, embeddings at lr.
+    "layerwise": each layer at ``layer_decay`` times the rate of the layer above, embeddings below the lowest
+    (Howard and Ruder 2018, arXiv:1801.06146). "none": one rate. In the first two, everything outside the encoder
+    learns at lr * ``head_lr_factor``. Biases, norms and the head have no weight decay.
+
+    Raises ValueError for an encoder whose layers cannot be told apart.
+    """
+    rates, part_of = _rates(model, config)
+    order = list(rates)
+    norms = {name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()}
+    groups: dict[tuple[int, bool], dict] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part, decays = part_of(name), _has_weight_decay(name, norms)
+            key = order.index(part), not decays
+            groups.setdefault(key, _group(part, decays, rates[part], config))["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _has_weight_decay(name: str, norms: set[str]) -> bool:
+    return name.startswith("encoder.") and not name.endswith("bias") and name.rpartition(".")[0] not in norms
+
+
+def _group(part: str, decays: bool, rate: float, config: Config) -> dict:
+    name = part if decays or part == "head" else f"{part} (no decay)"
+    return {"name": name, "params": [], "lr": rate, "weight_decay": config.weight_decay if decays else 0.0}
+
+
+def _rates(model: TextModel, config: Config) -> tuple[dict[str, float], Callable[[str], str]]:
+    """The peak rate of each part of the model, lowest part first, and a function from parameter name to part."""
+    if config.param_groups == "none":
+        return {"all": config.lr}, lambda name: "all"
+    stack, layers = encoder_layers(model.encoder)
+    layer_rates = (_layerwise if config.param_groups == "layerwise" else _in_thirds)(layers, config)
+    rates = {"embeddings": config.lr}
+    if config.param_groups == "layerwise":
+        rates["embeddings"] *= config.layer_decay ** len(layers)
+    rates |= dict(layer_rates) | {"head": config.lr * config.head_lr_factor}
+
+    def part_of(name: str) -> str:
+        if not name.startswith("encoder."):
+            return "head"
+        if layer := re.match(rf"encoder\.{re.escape(stack)}\.(\d+)\.", name):
+            return layer_rates[int(layer[1])][0]
+        # What an encoder has beside embeddings and layers is a norm or projection on top of them.
+        return "embeddings" if "embed" in name else layer_rates[-1][0]
+
+    return rates, part_of
+
+
+def _layerwise(layers: nn.ModuleList, config: Config) -> list[tuple[str, float]]:
+    """The part that each layer belongs to, and its rate: a part per layer."""
+    depth = len(layers)
+    return [(f"layer {i}", config.lr * config.layer_decay ** (depth - 1 - i)) for i in range(depth)]
+
+
+def _in_thirds(layers: nn.ModuleList, config: Config) -> list[tuple[str, float]]:
+    """The part that each layer belongs to, and its rate: a part per third of the layers."""
+    depth = len(layers)
+    tiers = [3 * i // depth for i in range(depth)]
+    names = {tier: f"layers {tiers.index(tier)}-{depth - 1 - tiers[::-1].index(tier)}" for tier in set(tiers)}
+    return [(names[tier], config.lr * config.tier_factor ** (tier - 1)) for tier in tiers]
+
+
+def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
+    """The optimizer named by the Config over ``parameter_groups``'s groups.
+
+    "madgrad": Defazio and Jelassi 2021, arXiv:2101.11075; "adamw": Loshchilov and Hutter 2019, arXiv:1711.05101;
+    "fused_adam": NVIDIA Apex's AdamW in one kernel.
+    """
+    options = {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
+    if config.optimizer == "madgrad":
+        return MADGRAD(groups, momentum=0.9, **options)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, fused=True, **options)
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError:
+        raise InputError("optimizer='fused_adam' needs NVIDIA Apex, which is not here; use adamw.") from None
+    if runtime.device().type != "cuda":
+        raise InputError("optimizer='fused_adam' needs a CUDA GPU, and there is none; use adamw.")
+    return FusedAdam(groups, adam_w_mode=True, **options)

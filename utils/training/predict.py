@@ -1,0 +1,47 @@
+"""Predictions of a model for some examples: in training, on a landscape, for a submission."""
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from utils.data import tokens
+from utils.data.tokens import Examples
+from utils.machine import runtime
+from utils.tasks import Task
+
+
+@torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
+def predict_batches(
+    model: nn.Module,
+    examples: Examples,
+    batches: list[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    num_workers: int = 0,
+) -> list[tuple[int, np.ndarray]]:
+    """Pairs of an example's number and its logits, (outputs,), in the order of the batches."""
+    model.eval()
+    loader = tokens.make_loader(examples, batches, tokenizer, num_workers)
+    logits = []
+    for batch in loader:
+        inputs, _, extras = send_to_device(batch, device, non_blocking=True)
+        logits.append(model(**inputs, extras=extras)["logits"])
+    arrays = [part.cpu().double().numpy() for part in logits]
+    return [pair for numbers, array in zip(batches, arrays, strict=True) for pair in zip(numbers, array, strict=True)]
+
+
+def decode(task: Task, examples: Examples, pairs: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """The task's predictions, (rows, columns), from ``predict_batches``'s pairs, in whatever order."""
+    logits = dict(pairs)
+    return task.decode([logits[number] for number in range(len(examples))], examples)
+
+
+def predict_examples(
+    model: nn.Module, task: Task, examples: Examples, tokenizer: PreTrainedTokenizerBase
+) -> np.ndarray:
+    """The task's predictions for all rows, (rows, columns), in float32 on the device there is."""
+    batches = tokens.evaluation_batches(examples.lengths, task.config.eval_batch_size)
+    device = runtime.device()
+    return decode(task, examples, predict_batches(model.to(device), examples, batches, tokenizer, device))
