@@ -1,5 +1,6 @@
 """What the tests share: tables, tiny random encoders, a workspace of their own."""
 
+import dataclasses
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing in the tests may depend on a hub
@@ -17,8 +18,8 @@ from transformers import (
     RobertaConfig,
 )
 
-from utils.machine import runtime
 from utils.config import Config
+from utils.machine import runtime
 from utils.tasks import add_folds, load_table
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48, "vocab_size": 99}
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(pytest.mark.skip(reason="runs with --full (make test-all)"))
+
+
+#: The values of every setting that has a closed set of them.
+CHOICES = {
+    field.name: field.metadata["choices"] for field in dataclasses.fields(Config) if "choices" in field.metadata
+}
 
 
 @pytest.fixture(scope="session", autouse=True)

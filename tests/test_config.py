@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.config import CHOICES, PRESETS, Config, InputError, check_choice
+from tests.conftest import CHOICES
+from utils.config import PRESETS, Config, InputError, check_choice
 
 PARAMETERS = """# Parameters: ours
 from typing import Optional

@@ -7,16 +7,20 @@ import pytest
 from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import CHOICES
+from utils.config import Config, InputError
 from utils.machine import runtime
-from utils.config import CHOICES, Config, InputError
-from utils.tasks import add_folds, load_table
+from utils.modeling.losses import LOSSES
+from utils.modeling.pooling import POOLINGS
 from utils.runs.fold import fit_fold
+from utils.tasks import TASKS, add_folds, load_table
+from utils.tasks.regression import Regression
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(-3, 12), st.floats(), st.floats(-2, 8), st.text(max_size=12),
     st.sampled_from(["", " ", ",", "a,b", "none", "None", "nan", "inf", "1e400", "-0", "1_0", "٣", "True", "0x10"]),
-    st.sampled_from([name for names in CHOICES.values() for name in names]),
+    st.sampled_from([name for names in [*CHOICES.values(), POOLINGS, TASKS, LOSSES] for name in names]),
     st.lists(st.text(max_size=4), max_size=3), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
     st.binary(max_size=4), st.complex_numbers(),
 )  # fmt: skip
@@ -42,10 +46,10 @@ def attempt(function):
 def test_any_parameter_value_makes_a_config_or_a_sentence(overrides):
     config, sentence = attempt(lambda: Config.make(**{"preset": "tiny", **overrides}))
     if sentence is None:
-        kinds = {field.name: field.type for field in dataclasses.fields(Config)}
+        types = {field.name: field.type for field in dataclasses.fields(Config)}
         for name, value in config.to_dict().items():
-            wanted = tuple if "tuple" in str(kinds[name]) else (int, float) if kinds[name] is float else kinds[name]
-            assert isinstance(value, wanted), name
+            expected = tuple if "tuple" in str(types[name]) else (int, float) if types[name] is float else types[name]
+            assert isinstance(value, expected), name
 
 
 CELLS = st.one_of(
@@ -95,7 +99,8 @@ def test_any_file_makes_a_table_or_a_sentence(content, fold_by, n_folds, tmp_pat
 def recipes(draw):
     """Settings that Config may well take, in combinations that nobody chose."""
     names = ["pooling", "loss", "param_groups", "schedule", "averaging", "swa_anneal", "fold_by", "patience_on"]
-    options = {name: draw(st.sampled_from(CHOICES[name])) for name in names if draw(st.booleans())}
+    choices = CHOICES | {"pooling": sorted(POOLINGS), "loss": Regression.losses}
+    options = {name: draw(st.sampled_from(choices[name])) for name in names if draw(st.booleans())}
     numbers = {
         "epochs": st.floats(0.3, 2), "optimizer": st.sampled_from(["madgrad", "adamw"]),
         "swa_start": st.floats(0, 0.5), "swa_every": st.integers(0, 9),
@@ -124,13 +129,12 @@ def test_any_recipe_trains_or_says_why_not(recipe, workspace):
 
     folder, sentence = attempt(train)
     event("trained" if folder else f"refused: {sentence[:40]}")  # seen with --hypothesis-show-statistics
-    left = workspace / "output" / "tiny"
+    run_folder = workspace / "output" / "tiny"
     if folder is not None:
         assert (folder / "result.json").is_file()
         assert not list(folder.glob("**/.*")), "nothing half-written"
-    elif (left / "fold-0").exists():
-        # It diverged on the way: what is there is whole.
-        assert not list(left.glob("fold-0/**/.new-*"))
+    else:  # it may have diverged on the way: what is there is whole
+        assert not list(run_folder.glob("fold-0/**/.*"))
     assert runtime.workspace() == workspace
 
 

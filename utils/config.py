@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.presets import PRESETS
+
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
 
@@ -50,7 +52,7 @@ _POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run; ``Config.make`` and ``Config.from_notebook`` apply overrides to a preset.
+    """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 
     0 or "none" switches a setting off; epochs may be fractional. Raises InputError for an impossible value.
     ``task``, ``pooling`` and ``loss`` are open sets, which ``utils.tasks.make_task`` checks.
@@ -172,8 +174,7 @@ class Config:
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if unknown := sorted(set(overrides) - set(types)):
             raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], types)}")
-        changed = {name: value for name, value in overrides.items() if value is not None}
-        values = {name: _coerce(name, value, types[name]) for name, value in changed.items()}
+        values = {n: _coerce(n, value, types[n]) for n, value in overrides.items() if value is not None}
         return cls(**{"preset": preset, **PRESETS[preset], **values})
 
     @classmethod
@@ -185,8 +186,7 @@ class Config:
 
         Args:
             namespace: the notebook's ``globals()``, where IPython keeps the executed cells' source as ``In``.
-                Only names assigned in the latest parameters cell and in cells injected after it count, so
-                running all cells twice works.
+                Only the latest parameters cell and cells injected after it count: cells may run twice.
             extra: names of further parameters, which belong to the notebook and are not settings of a run.
         """
         cells = namespace.get("In", [])
@@ -209,13 +209,6 @@ class Config:
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
-
-#: The values of every field that has a closed set of them.
-CHOICES = {
-    field.name: field.metadata["choices"]
-    for field in dataclasses.fields(Config)
-    if "choices" in field.metadata
-}
 
 #: Fields that a resumed training may change: they say where, how often and for how long. (``data`` is a path;
 #: the fingerprint of the rows tells whether their content is the same.)
@@ -247,50 +240,11 @@ def _coerce(name: str, value, field_type):
             return tuple(part.strip() for part in parts if part.strip())
         if field_type is bool:
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
-        if field_type is int and (isinstance(value, bool) or float(value) != int(float(value))):
-            raise ValueError
-        if field_type is float and not math.isfinite(float(value)):
+        is_fraction = field_type is int and (isinstance(value, bool) or float(value) != int(float(value)))
+        if is_fraction or (field_type is float and not math.isfinite(float(value))):
             raise ValueError
         return int(float(value)) if field_type is int else field_type(value)
     except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
         names = {int: "a whole number", float: "a number", bool: "True or False"}
         expected = names.get(field_type, "names separated by commas")
         raise InputError(f"{name}={value!r} cannot be used; it must be {expected}.") from None
-
-
-_MINILM = {"fold_by": "group", "pooling": "mean_layers", "swa_every": 20, "swa_anneal_epochs": 0.25}
-_COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold"}
-
-#: Presets: the values that differ from the defaults above. ``clear``'s rate and start of averaging were tuned
-#: here (README); ``commonlit``'s and ``feedback``'s come from public solutions and were not measured here;
-#: ``commonlit_original``'s are the published ones.
-PRESETS: dict[str, dict] = {
-    "tiny": {
-        "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,
-        "fold_by": "group", "group_column": "topic", "max_rows": 60, "snapshots": 3,
-    },
-    "demo": {
-        **_MINILM, "group_column": "topic", "epochs": 5, "swa_start": 2.0, "swa_every": 2, "lr": 7e-5,
-        "snapshots": 4,
-    },
-    "clear": {
-        **_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4,
-    },
-    "commonlit": {
-        **_COMMONLIT_DATA, "encoder": "roberta-base", "pooling": "attention", "epochs": 4, "lr": 2e-5,
-        "swa_start": 2.0, "swa_every": 20,
-    },
-    "commonlit_original": {
-        **_COMMONLIT_DATA, "encoder": "roberta-base", "max_length": 128, "pooling": "cls_layers",
-        "layer_dropout": 0.2, "encoder_dropout": -1, "standardize": False, "epochs": 10, "batch_size": 4,
-        "eval_batch_size": 4, "loss": "rmse", "optimizer": "madgrad", "lr": 2e-5, "weight_decay": 1e-5,
-        "param_groups": "grouped", "warmup_ratio": 0.03, "swa_start": 6.0, "swa_flat_lr": 1e-4,
-        "swa_anneal_epochs": 3.0,
-    },
-    "feedback": {
-        "data": "feedback", "id_column": "text_id", "text_column": "full_text",
-        "target_columns": ("cohesion", "syntax", "vocabulary", "phraseology", "grammar", "conventions"),
-        "encoder": "microsoft/deberta-v3-base", "max_length": 512, "pooling": "attention", "epochs": 4,
-        "batch_size": 8, "loss": "smooth_l1", "lr": 2e-5, "swa_start": 2.0, "swa_every": 20,
-    },
-}  # fmt: skip

@@ -205,7 +205,7 @@ def test_what_kaggle_is_given_refuses_to_be_made_for_nobody(tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-# --- the repository's address --------------------------------------------------------------------------------
+# --- the repository's address -----------------------------------------------------------------------
 
 
 def test_badges_and_clones_take_the_address_from_one_place(tmp_path):

@@ -25,7 +25,7 @@ TEXTS = [
 
 
 def train_tokenizer(kind, texts):
-    """A small tokenizer: "bytes" is byte-level BPE like RoBERTa's; "marks" marks spaces like SentencePiece."""
+    """A small tokenizer: "bytes" has byte-level BPE like RoBERTa; "marks" marks spaces like SentencePiece."""
     special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     alphabet = []
@@ -55,7 +55,7 @@ def test_byte_level_and_sentencepiece_tokens_read_as_words(kind):
     assert joined == "the reader, the café", tokens
     assert "the" in tokens[1:]
     assert vocabulary[:5] == ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
-    assert not any("Ġ" in word or "▁" in word for word in read)
+    assert not any("Ġ" in word or "▁" in word for word in tokens)
 
 
 def test_word_pieces_stay_as_they_are():
@@ -120,7 +120,7 @@ def test_gradients_are_the_slopes_of_the_score(explainer):
 
 
 def test_the_path_from_the_masked_text_adds_up(explainer):
-    """Integrated gradients, by the midpoints of 200 steps; also where the encoder normalises what it looks up."""
+    """Integrated gradients, by the midpoints of 200 steps; also where the encoder normalises embeddings."""
     one = explainer.read(TEXTS[:1])[0]
     masked, steps = explainer.read(TEXTS[:1], [0 * one.embeddings])[0], 200
     path = [

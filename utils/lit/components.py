@@ -32,7 +32,7 @@ class ScoresOfEdits(model.ModelWrapper):
         return unwrap(self).scores(inputs)
 
 
-class ToLargest:
+class ToLargest(components.Interpreter):
     """Salience with 1 as its largest absolute value. LIT makes its sum 1: pale colours over 200 tokens."""
 
     def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
@@ -80,7 +80,7 @@ class LIME(ToLargest, lime_explainer.LIME):
         return super().run(inputs, ScoresOfEdits(lit_model), lit_dataset, None, config)
 
 
-class _OverThreshold:
+class _OverThreshold(components.Generator):
     """A generator that flips a score over a threshold: by default, the view's."""
 
     def __init__(self, threshold: float):

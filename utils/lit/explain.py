@@ -104,14 +104,14 @@ class Explainer:
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            pooled = self.model.pooling(output.hidden_states, encoded.inputs["attention_mask"])
+            pooled = self.model.pooling(output["hidden_states"], encoded.inputs["attention_mask"])
             gradients = self._gradients(output, vectors, pooled)
         per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
         per_text = {
-            "scores": self._scores(output.logits),
+            "scores": self._scores(output["logits"]),
             "pooled": _array(pooled),
             "pooled_gradient": _array(gradients.pooled),
-            "first": _array(output.hidden_states[-1][:, 0]),
+            "first": _array(output["hidden_states"][-1][:, 0]),
         }
         per_layer = {
             "layers": self._per_layer(encoded, output),
@@ -158,8 +158,8 @@ class Explainer:
             vectors = self.model.encoder.get_input_embeddings()(encoded.inputs["input_ids"]).detach()
         for row, values in enumerate(replacements or []):
             if values is not None:
-                values = torch.as_tensor(values, dtype=vectors.dtype, device=vectors.device)
-                vectors[row, encoded.positions[row]] = values + self._baseline
+                replacement = torch.as_tensor(values, dtype=vectors.dtype, device=vectors.device)
+                vectors[row, encoded.positions[row]] = replacement + self._baseline
         return vectors
 
     def _run(self, encoded: Encoded, vectors: torch.Tensor, attentions: bool) -> TextModelOutput:
@@ -179,8 +179,8 @@ class Explainer:
     def _gradients(self, output: TextModelOutput, vectors: torch.Tensor, pooled: torch.Tensor) -> Gradients:
         pooled_score = self.task.explained(self.model.head(pooled), self.output).sum()
         (of_pooled,) = torch.autograd.grad(pooled_score, pooled, retain_graph=True)
-        score = self.task.explained(output.logits, self.output).sum()
-        states = [output.hidden_states[layer] for layer in self.layers]
+        score = self.task.explained(output["logits"], self.output).sum()
+        states = [output["hidden_states"][layer] for layer in self.layers]
         of_vectors, *of_states = torch.autograd.grad(score, [vectors, *states], allow_unused=True)
         of_layers = [
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
@@ -203,7 +203,7 @@ class Explainer:
         """The mean over the tokens of each chosen layer, (batch, width)."""
         mask = encoded.inputs["attention_mask"]
         shares = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
-        return [_array((output.hidden_states[layer] * shares).sum(dim=1)) for layer in self.layers]
+        return [_array((output["hidden_states"][layer] * shares).sum(dim=1)) for layer in self.layers]
 
     def _readings(
         self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]

@@ -1,5 +1,7 @@
 """What notebook 04 asks a LIT server: scores, salient words, the effect of edits."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -42,10 +44,6 @@ class HeldOut:
     @property
     def ids(self) -> list[str]:
         return [row["data"][self.run.config.id_column] for row in self.rows]
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.text(row) for row in self.rows]
 
     @property
     def targets(self) -> np.ndarray:
@@ -103,7 +101,8 @@ class HeldOut:
             settings: of the generator, in place of its defaults.
         """
         text_column = self.run.config.text_column
-        fields = {f"Fields to {verb}": [text_column] for verb in ("replace", "scramble", "ablate")}
+        verbs = ("replace", "scramble", "ablate")
+        fields: dict[str, Any] = {f"Fields to {verb}": [text_column] for verb in verbs}
         fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.score}
         (edited,) = self.lit.generate(generator, self.model, self.dataset, [row], **fields | settings)
         texts = [self.text(new) for new in edited[:most]]

@@ -12,7 +12,7 @@ def readable_vocabulary(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     counts = {mark: sum((token or "").startswith(mark) for token in tokens) for mark in ("Ġ", "▁")}
-    mark = max(counts, key=counts.get)
+    mark = max(counts, key=lambda name: counts[name])
     if counts[mark] < len(tokens) / 50:  # neither kind
         return [token or "" for token in tokens]
     special = {None, *tokenizer.all_special_tokens}

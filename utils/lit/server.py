@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import requests
@@ -94,8 +95,8 @@ class Lit:
 
     def project(self, method: str, model: str, dataset: str, embedding: str = "pooled") -> np.ndarray:
         """A dataset's embeddings in three dimensions, (rows, 3), by "pca" or "umap"."""
-        field = {"dataset_name": dataset, "model_name": model, "field_name": embedding, "use_input": False}
-        settings = field | {"proj_kw": {"n_components": 3}}
+        settings: dict[str, Any] = {"dataset_name": dataset, "model_name": model, "field_name": embedding}
+        settings |= {"use_input": False, "proj_kw": {"n_components": 3}}
         return np.array([row["z"] for row in self.interpret(method, model, dataset, **settings)])
 
     def _defaults(self, group: str, component: str) -> dict:

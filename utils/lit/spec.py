@@ -112,7 +112,8 @@ class RegressionView(View):
 
     def values(self, scores: np.ndarray, head: HeadConfig, example: types.JsonDict) -> types.JsonDict:
         """The share of a band is no probability: it is the score on another scale."""
-        distance = (scores[self.output] - self.threshold) / head.scale[self.output]
+        scale = head.scale[self.output] if head.scale else 1.0
+        distance = (scores[self.output] - self.threshold) / scale
         higher = 1 / (1 + np.exp(-distance))
         band = example.get("band") or BANDS[int(higher > 0.5)]
         bands = {"band_share": np.array([1 - higher, higher]), "band": band}

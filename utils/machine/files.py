@@ -16,7 +16,7 @@ import pandas as pd
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which takes the place of ``path`` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
         yield temporary
         flush_to_disk(temporary)
