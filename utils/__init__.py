@@ -1,7 +1,7 @@
 """The helper package behind the notebooks: they narrate, it computes.
 
-The names below are what most people need; everything else is imported from its own module. They are resolved on first
-use, so that ``python -m utils environment`` runs even where torch is missing.
+The names below are what most people need; everything else is imported from its own module. They are resolved
+on first use, so that ``python -m utils environment`` runs even where torch is missing.
 """
 
 import importlib

@@ -10,11 +10,13 @@ from utils.config import Config, InputError
 def assign_folds(table: pd.DataFrame, config: Config, strata: pd.Series | None = None) -> pd.DataFrame:
     """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
 
-    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads ``strata`` evenly; "group" keeps
-    rows with the same ``group_column`` together, a row with an empty group standing alone.
+    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads ``strata`` evenly;
+    "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone.
     """
     if len(table) < config.n_folds:
-        raise InputError(f"{len(table)} rows cannot fill n_folds={config.n_folds}; lower n_folds or add rows.")
+        raise InputError(
+            f"{len(table)} rows cannot fill n_folds={config.n_folds}; lower n_folds or add rows."
+        )
     options = {"n_splits": config.n_folds, "shuffle": True, "random_state": config.seed}
     if config.fold_by == "kfold":
         splits = KFold(**options).split(table)
@@ -35,7 +37,7 @@ def assign_folds(table: pd.DataFrame, config: Config, strata: pd.Series | None =
 
 
 def groups_of(table: pd.DataFrame, config: Config) -> pd.Series:
-    """What belongs together, as strings: rows of one group, or each row alone where folds are not by group."""
+    """What belongs together, as strings: rows of one group, or each row alone if folds are not by group."""
     alone = "row " + table[config.id_column]
     if config.fold_by != "group":
         return alone

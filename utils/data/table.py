@@ -9,19 +9,21 @@ from utils.config import Config, InputError, nearest
 
 
 def clean_text(text: str) -> str:
-    """``text`` with every run of white space, newlines included, as one space: deleting newlines would glue words."""
+    """``text`` with each run of white space as one space. Deleting newlines would glue words together."""
     return re.sub(r"\s+", " ", text).strip()
 
 
-def check_table(table: pd.DataFrame, config: Config, where: str = "the table", targets: bool = True) -> pd.DataFrame:
+def check_table(
+    table: pd.DataFrame, config: Config, where: str = "the table", targets: bool = True
+) -> pd.DataFrame:
     """``table`` with a fresh index, checked ids and cleaned texts; the targets are left to the task.
 
     Args:
         where: the table's name in messages.
         targets: False for a test set, which has none.
 
-    Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or non-string
-    text, a missing or duplicated id, or a table without rows.
+    Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or
+    non-string text, a missing or duplicated id, or a table without rows.
     """
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
     if config.fold_by == "group" and targets:
@@ -34,7 +36,9 @@ def check_table(table: pd.DataFrame, config: Config, where: str = "the table", t
     strings = texts.map(lambda text: isinstance(text, str))
     check_rows(table, ~strings, config.text_column, "holds something that is not text", where)
     check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
-    check_rows(table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where)
+    check_rows(
+        table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where
+    )
     check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
     table[config.text_column] = texts.map(clean_text)
     table[config.id_column] = ids.astype(str)
@@ -60,7 +64,7 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
 
 
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
-    """A hash of the ids, texts, targets and folds that a model is trained on, to tell whether two runs saw the same."""
+    """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
     columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
     hashes = pd.util.hash_pandas_object(table[columns], index=False)
     return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

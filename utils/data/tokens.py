@@ -16,15 +16,20 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 class Examples:
     """What a model reads of some rows, tokenised once, before training; by default an example per row.
 
-    The tokens of all examples lie one after the other, at four bytes each; Python's lists take ten times as much.
+    The tokens of all examples lie one after the other, at four bytes each; Python's lists take ten times as
+    much.
     """
 
     ids: list[str]  # of the rows
-    tokens: dict[str, np.ndarray]  # each of the model's inputs but the mask, unpadded, int32 (tokens of all examples,)
+    tokens: dict[
+        str, np.ndarray
+    ]  # each of the model's inputs but the mask, unpadded, int32 (tokens of all examples,)
     ends: np.ndarray  # where each example's tokens end, (examples,)
     targets: np.ndarray  # what the loss compares the outputs with, (examples, ...)
     row: np.ndarray  # which row each example belongs to, (examples,)
-    extras: dict[str, np.ndarray] = field(default_factory=dict)  # aligned with the tokens, kept from the encoder
+    extras: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # aligned with the tokens, kept from the encoder
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -58,18 +63,22 @@ class Batch(NamedTuple):
 def tokenize(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[dict[str, np.ndarray], list[int]]:
-    """Every text's model inputs, cut to ``max_length`` tokens, one text after the other, and how many each has."""
+    """The model inputs of all texts, cut to ``max_length`` tokens, concatenated; and each one's length."""
     parts, lengths = [], []
     options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
-    for start in range(0, len(texts), 1000):  # in slices: the lists of all texts would take many times the tokens
+    for start in range(
+        0, len(texts), 1000
+    ):  # in slices: the lists of all texts would take many times the tokens
         encoded = tokenizer(texts[start : start + 1000], **options)
         lengths += map(len, encoded["input_ids"])
-        parts.append({name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()})
+        parts.append(
+            {name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()}
+        )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, lengths
 
 
 def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Example numbers of one epoch's batches: similar lengths together, batches in random order, each example once.
+    """The example numbers of one epoch's batches: similar lengths together, batches in random order.
 
     A function of (seed, epoch) and nothing else, so that any batch of any epoch can be made again.
     """
@@ -80,7 +89,7 @@ def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int)
 
 
 def evaluation_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Example numbers in batches from the longest to the shortest: least padding, and memory runs out first or never."""
+    """Example numbers in batches, the longest first: little padding, and memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda example: -lengths[example])
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
@@ -90,9 +99,9 @@ def make_loader(
 ) -> DataLoader:
     """A loader of the given batches of example numbers, each a Batch.
 
-    Each is padded to its longest example and on to a multiple of 8. Few different lengths keep each one's kernels in
-    oneDNN's cache, and suit a GPU's matrix units. A ``max_length`` that 8 does not divide lowers the multiple: the
-    encoder may have no positions beyond it.
+    Each is padded to its longest example and on to a multiple of 8. Few different lengths keep each one's
+    kernels in oneDNN's cache, and suit a GPU's matrix units. A ``max_length`` that 8 does not divide lowers
+    the multiple: the encoder may have no positions beyond it.
     """
     pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=math.gcd(8, tokenizer.model_max_length))
 

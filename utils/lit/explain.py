@@ -113,11 +113,8 @@ class Explainer:
             "pooled_gradient": _array(gradients.pooled),
             "first": _array(output["hidden_states"][-1][:, 0]),
         }
-        per_layer = {
-            "layers": self._per_layer(encoded, output),
-            "layer_gradients": list(map(_array, gradients.layers)),
-        }
-        return self._readings(encoded, per_token, per_text, per_layer)
+        layers = self._layers(encoded, output)
+        return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
 
     @torch.no_grad()
     def attentions(self, text: str) -> tuple[list[str], np.ndarray]:
@@ -199,25 +196,31 @@ class Explainer:
         return arrays
 
     @torch.no_grad()
-    def _per_layer(self, encoded: Encoded, output: TextModelOutput) -> list[np.ndarray]:
+    def _layers(self, encoded: Encoded, output: TextModelOutput) -> list[np.ndarray]:
         """The mean over the tokens of each chosen layer, (batch, width)."""
         mask = encoded.inputs["attention_mask"]
         shares = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
         return [_array((output["hidden_states"][layer] * shares).sum(dim=1)) for layer in self.layers]
 
     def _readings(
-        self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]
+        self,
+        encoded: Encoded,
+        per_token: Arrays,
+        per_text: Arrays,
+        layers: list[np.ndarray],
+        layer_gradients: list[np.ndarray],
     ) -> list[Reading]:
+        """The arrays of a batch, taken apart into its texts."""
         return [
             Reading(
                 tokens=readable_tokens(encoded.inputs["input_ids"][row, positions].tolist(), self.vocabulary),
                 spans=encoded.spans[row],
                 **{name: values[row, positions] for name, values in per_token.items()},
                 **{name: values[row] for name, values in per_text.items()},
-                **{
-                    name: {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
-                    for name, arrays in per_layer.items()
-                },
+                layers=dict(zip(self.layers, [values[row] for values in layers], strict=True)),
+                layer_gradients=dict(
+                    zip(self.layers, [values[row] for values in layer_gradients], strict=True)
+                ),
             )
             for row, positions in enumerate(encoded.positions)
         ]

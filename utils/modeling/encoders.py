@@ -1,4 +1,4 @@
-"""What pretrained encoders of every architecture have in common: a stack of layers, dropout rates, a longest text."""
+"""What encoders of every architecture have in common: a stack of layers, dropout rates, a longest text."""
 
 import re
 

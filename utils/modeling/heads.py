@@ -13,8 +13,9 @@ class HeadConfig:
 
     Args:
         outputs: names of the outputs, one number each.
-        location, scale: of the targets, one per output. The linear layer's result is multiplied with the scale and
-            added to the location, so that the outputs are in the targets' own units. None: it is left as it is.
+        location, scale: of the targets, one per output. The linear layer's result is multiplied with the
+            scale and added to the location, so that the outputs are in the targets' own units. None: it is
+            left as it is.
         dropout, n_dropouts: rate and number of samples of multi-sample dropout.
     """
 

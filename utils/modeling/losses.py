@@ -13,9 +13,10 @@ LOSSES: dict[str, type["Loss"]] = {}
 class Loss(nn.Module):
     """A loss as ``reduce(sum of statistics / sum of counts)``.
 
-    Sums add up over micro-batches, over the parts that a batch is cut into when memory runs out, and over processes;
-    a root or a ratio of them does not. So each part of a batch contributes its share of the means, and ``reduce`` sees
-    the means of the whole batch. The gradient is then exactly that of the whole batch, however it was split.
+    Sums add up over micro-batches, over the parts that a batch is cut into when memory runs out, and over
+    processes; a root or a ratio of them does not. So each part of a batch contributes its share of the means,
+    and ``reduce`` sees the means of the whole batch. The gradient is then exactly that of the whole batch,
+    however it was split.
 
     A subclass with a ``name`` is registered under it.
     """
@@ -33,7 +34,10 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def counts(self, targets: torch.Tensor) -> torch.Tensor:
-        """What the sums are divided by, (n_statistics,). The targets alone decide it; by default, how many they are."""
+        """What the sums are divided by, (n_statistics,).
+
+        The targets alone decide it; by default, how many they are.
+        """
         return torch.full((self.n_statistics,), float(targets.numel()))
 
     def reduce(self, means: torch.Tensor) -> torch.Tensor:
@@ -56,12 +60,12 @@ class Loss(nn.Module):
         return self.reduce(self.statistics(outputs, targets) / self.counts(targets).to(outputs.device))
 
 
-class MeanSquaredError(Loss):
+class MSELoss(Loss):
     """The mean of the squared errors.
 
     Args:
-        scale: of each target, (targets,). Errors are counted in units of it, so that one learning rate suits targets
-            from 0 to 100 as well as from -3 to 2.
+        scale: of each target, (targets,). Errors are counted in units of it, so that one learning rate suits
+            targets from 0 to 100 as well as from -3 to 2.
     """
 
     name = "mse"
@@ -77,7 +81,7 @@ class MeanSquaredError(Loss):
         return self.elementwise(outputs / self.scale, targets / self.scale).sum().unsqueeze(0)
 
 
-class RootMeanSquaredError(MeanSquaredError):
+class RMSELoss(MSELoss):
     """The published notebook's loss: the root over all errors of a batch."""
 
     name = "rmse"
@@ -86,7 +90,7 @@ class RootMeanSquaredError(MeanSquaredError):
         return means.sum().clamp_min(1e-12).sqrt()  # whose slope at 0 would be infinite
 
 
-class SmoothL1(MeanSquaredError):
+class SmoothL1Loss(MSELoss):
     """Huber's loss with its bend at an error of 1."""
 
     name = "smooth_l1"

@@ -18,7 +18,8 @@ class TextModelConfig(PreTrainedConfig):
         encoder: the encoder's config, as an object or a dict.
         pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate.
         head: a HeadConfig, or the dict of one.
-        task: which task the model was trained for and the columns that it reads, as the task describes itself.
+        task: which task the model was trained for and the columns that it reads, as the task describes
+            itself.
     """
 
     model_type = "text_model"
@@ -39,8 +40,8 @@ class TextModelConfig(PreTrainedConfig):
 class TextModelOutput(ModelOutput):
     """``logits``: (batch, outputs); for a score, in the target's own units.
 
-    ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width). ``attentions``: of
-    every layer, (batch, heads, tokens, tokens), where they were asked for.
+    ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width).
+    ``attentions``: of every layer, (batch, heads, tokens, tokens), where they were asked for.
     """
 
     logits: torch.Tensor | None = None
@@ -59,12 +60,16 @@ class TextModel(PreTrainedModel):
         super().__init__(config)
         encoder = AutoModel.from_config(config.encoder)
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None  # we pool ourselves; parameters without gradients would break data parallelism
+            encoder.pooler = (
+                None  # we pool ourselves; parameters without gradients would break data parallelism
+            )
         if config.pooling not in POOLINGS:
-            raise ValueError(f"pooling={config.pooling!r} is not known; choose one of: {', '.join(sorted(POOLINGS))}.")
+            raise ValueError(
+                f"pooling={config.pooling!r} is not known; choose one of: {', '.join(sorted(POOLINGS))}."
+            )
         width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
-        # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of gradients in
-        # this order, and another one would round the sum otherwise.
+        # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of
+        # gradients in this order, and another one would round the sum otherwise.
         self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout)
         self.encoder = encoder
         self.head = Head(width, HeadConfig(**config.head))
@@ -86,9 +91,10 @@ class TextModel(PreTrainedModel):
         """Outputs for tokenised texts.
 
         Args:
-            inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so on.
-            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names; none
-                reaches the encoder.
+            inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so
+                on.
+            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names;
+                none reaches the encoder.
         """
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.

@@ -43,7 +43,7 @@ class Pooling(nn.Module):
         raise NotImplementedError
 
     def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        """The share of each layer and token in the pooled vector, (batch, layers, tokens), summing to 1 per text."""
+        """The share of each layer and token in the vector, (batch, layers, tokens), summing to 1 per text."""
         raise NotImplementedError
 
     def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:

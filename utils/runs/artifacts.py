@@ -55,12 +55,16 @@ def start_fold(folder: Path, metadata: dict) -> None:
 
 
 def save_model(
-    config: TextModelConfig, weights: dict[str, torch.Tensor], tokenizer: PreTrainedTokenizerBase, folder: Path
+    config: TextModelConfig,
+    weights: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder."""
     with torch.device("meta"):
         shell = TextModel(config)
-    # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies nothing.
+    # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies
+    # nothing.
     shell.load_state_dict({name: value.detach().float() for name, value in weights.items()}, assign=True)
     with atomic_folder(folder) as new:
         shell.save_pretrained(new)
@@ -77,7 +81,7 @@ def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
 
 
 def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedTokenizerBase]:
-    """The model of a folder of weights, head included, in eval mode, and its tokenizer. No code of the folder runs.
+    """The model of a folder of weights, in eval mode, and its tokenizer. No code of the folder runs.
 
     Args:
         folder: such as ``output/<run>/fold-<k>/averaged``.
@@ -86,7 +90,9 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
     folder = Path(folder)
     where = runtime.display_path(folder)
     if not (folder / "model.safetensors").is_file():
-        raise InputError(f"{where} holds no model; name a folder of weights, or train that fold with notebook 02.")
+        raise InputError(
+            f"{where} holds no model; name a folder of weights, or train that fold with notebook 02."
+        )
     try:
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError):
@@ -94,7 +100,9 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
     if model_type == "text_regressor":
         raise InputError(f"{where} {_EARLIER_VERSION}")
     if model_type != TextModelConfig.model_type:
-        raise InputError(f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights.")
+        raise InputError(
+            f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
+        )
     model = TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
@@ -111,7 +119,9 @@ def weights_folder(folder: Path, weights: str) -> Path:
         raise InputError(f"weights {weights!r} are not known; choose one of: {', '.join(WEIGHTS)}.")
     path = Path(folder) / weights
     if not (path / "model.safetensors").is_file():
-        raise InputError(f"{runtime.display_path(path)} holds no model; train that fold first with notebook 02.")
+        raise InputError(
+            f"{runtime.display_path(path)} holds no model; train that fold first with notebook 02."
+        )
     return path
 
 

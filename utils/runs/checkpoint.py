@@ -1,7 +1,8 @@
 """The state of an unfinished training: written whole or not at all, and proven whole before it is used.
 
-A state is a folder ``step-<n>``: weights as safetensors, everything else in rest.pt (read with ``weights_only=True``,
-so that no code comes with it), and manifest.json with what was trained and every file's sha256.
+A state is a folder ``step-<n>``: weights as safetensors, everything else in rest.pt (read with
+``weights_only=True``, so that no code comes with it), and manifest.json with what was trained and every
+file's sha256.
 """
 
 import hashlib
@@ -33,7 +34,7 @@ class Checkpoint(NamedTuple):
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write ``folder/step-<n>`` and remove what was there before. Killed at any moment, one whole state remains.
+    """Write ``folder/step-<n>`` and remove earlier states. Killed at any moment, one whole state remains.
 
     Raises InputError when the disk is full or read-only; the earlier state is still there then.
     """
@@ -41,7 +42,11 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         with atomic_folder(path) as new:
             _write(new, checkpoint)
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+    except (
+        OSError,
+        SafetensorError,
+        RuntimeError,
+    ) as error:  # torch.save reports a full disk as a RuntimeError
         if "DataLoader worker" in str(error):
             raise  # the signal of its death may arrive just here
         kept = latest(folder)
@@ -79,7 +84,8 @@ def prune(folder: Path, keep: Path | None) -> None:
 def read_manifest(path: Path) -> dict:
     """What the state at ``path`` says of itself, its files proven to be those that were written.
 
-    Raises InputError naming the first file that is missing, cut short or altered, or a state of another format.
+    Raises InputError naming the first file that is missing, cut short or altered, or a state of another
+    format.
     """
     manifest = path / "manifest.json"
     where = display_path(manifest)
@@ -105,7 +111,9 @@ def load(path: Path) -> Checkpoint:
         weights = {name: load_file(path / name) for name in content["files"] if name.endswith(".safetensors")}
         rest = torch.load(path / "rest.pt", map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError):
-        raise InputError(f"{display_path(path / 'rest.pt')} or its weights cannot be read; {_WAY_OUT}") from None
+        raise InputError(
+            f"{display_path(path / 'rest.pt')} or its weights cannot be read; {_WAY_OUT}"
+        ) from None
     return Checkpoint(content["step"], content["metadata"], weights, rest)
 
 

@@ -10,14 +10,16 @@ from utils.tasks.metrics import Metric, paired_test
 def compare_weights(run: Run) -> pd.DataFrame:
     """A row per fold and weights, and of all held-out rows together (fold "all").
 
-    Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, and p, of the
-    averaged weights against these (``paired_test``).
+    Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, and p, of
+    the averaged weights against these (``paired_test``).
     """
     folds = run.predictions["fold"].to_numpy()
     rows = []
     for fold in [*run.folders, "all"]:
         chosen = np.ones(len(folds), dtype=bool) if fold == "all" else folds == fold
-        rows += [{"fold": fold, "weights": weights, **_scores(run, weights, chosen)} for weights in run.weights]
+        rows += [
+            {"fold": fold, "weights": weights, **_scores(run, weights, chosen)} for weights in run.weights
+        ]
     return pd.DataFrame(rows)
 
 
@@ -56,7 +58,9 @@ def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
 
 
 def _difference(averaged: float, other: float, p: float, name: str) -> str:
-    significant = "a difference that chance would seldom make" if p < 0.05 else "no more than chance would make"
+    significant = (
+        "a difference that chance would seldom make" if p < 0.05 else "no more than chance would make"
+    )
     word = "lower" if averaged < other else "higher"
     difference = f"{abs(averaged - other):.4f} {word} than"
     if abs(averaged - other) < 5e-5:

@@ -1,4 +1,4 @@
-"""One fold from beginning to end: its epochs, evaluations and stops, and the folder that the later notebooks read.
+"""One fold from beginning to end: epochs, evaluations, stops, and the folder that later notebooks read.
 
 Notebook 02 calls ``fit_fold``. From a shell, with as many processes as are wanted:
 
@@ -33,24 +33,25 @@ from utils.training.setup import Training, prepare
 def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Path:
     """Train on every row outside ``fold`` and write what the later notebooks read.
 
-    Where an earlier run of the same fold was stopped or killed, this one goes on from its last saved state; a finished
-    fold is left as it is, unless ``config.retrain``.
+    Where an earlier run of the same fold was stopped or killed, this one goes on from its last saved state; a
+    finished fold is left as it is, unless ``config.retrain``.
 
     Args:
         table: from ``load_table`` and ``add_folds``.
         fold: the held-out fold; None: ``config.fold``.
 
     Returns:
-        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, and the weights
-        last/, best/ and, with averaging, averaged/. Raises InputError before anything is written for what cannot
-        work, and when it was told to stop, after saving its state.
+        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, and the
+        weights last/, best/ and, with averaging, averaged/. Raises InputError before anything is written for
+        what cannot work, and when it was told to stop, after saving its state.
     """
     config = config if fold is None else replace(config, fold=fold)
     folder = artifacts.fold_folder(config)
     data = fingerprint(table, config) if "fold" in table.columns else ""
     if not config.retrain and find_finished(config, folder, data):
         print(
-            f"Fold {config.fold} is finished already, in {runtime.display_path(folder)}; retrain=True trains it anew."
+            f"Fold {config.fold} is finished already, in {runtime.display_path(folder)}; "
+            "retrain=True trains it anew."
         )
     elif (number := distributed.processes_to_launch(config.devices)) > 1:
         distributed.launch(train_fold, (config, table, data, folder), number)
@@ -75,7 +76,7 @@ def find_finished(config: Config, folder: Path, data: str) -> bool:
 
 
 def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> None:
-    """Prepare, go on or begin, train, and write the results: what each of the processes does that share a fold."""
+    """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
     with distributed.only_main_prints():
         training = prepare(config, table, config.fold)
         metadata = describe(training, table, data)
@@ -107,8 +108,8 @@ def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progr
     """The steps that are left, with their evaluations and saved states.
 
     Returns:
-        Why it stopped: "" at the end of the plan, "patience" or "time limit". Raises InputError when a signal stopped
-        it or the loss is no number.
+        Why it stopped: "" at the end of the plan, "patience" or "time limit". Raises InputError when a signal
+        stopped it or the loss is no number.
     """
     if progress.out_of_patience(training.config, training.task.metric):
         return "patience"  # stopped right after the evaluation that decided it
@@ -154,7 +155,9 @@ def snapshot_steps(training: Training) -> set[int]:
 
 def progress_bar(training: Training) -> tqdm:
     wanted = runtime.progress_wanted() and distributed.processes().is_main_process
-    return tqdm(total=training.total_steps, initial=training.step, unit="step", leave=False, disable=not wanted)
+    return tqdm(
+        total=training.total_steps, initial=training.step, unit="step", leave=False, disable=not wanted
+    )
 
 
 class Clock:
@@ -223,14 +226,19 @@ def save_snapshot(training: Training, folder: Path) -> None:
 
 
 def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Progress, reason: str) -> None:
-    """Write what the later notebooks read. After a time limit the state stays, to go on from, and so does the plan."""
+    """Write what the later notebooks read.
+
+    After a time limit the state stays, to go on from, and so does the plan.
+    """
     if not progress.predictions or progress.rows[-1]["step"] != training.step:
-        progress.predictions = evaluate(training)  # stopped between two evaluations, or resumed after the last one
+        progress.predictions = evaluate(
+            training
+        )  # stopped between two evaluations, or resumed after the last one
     distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
     if reason == "patience":
         print(f"Stopped early: no better score in {training.config.patience} evaluations.")
     if reason == "time limit":
         print(
-            f"The time limit is reached after step {training.step} of {training.total_steps}; the state is saved, "
-            "run again to go on."
+            f"The time limit is reached after step {training.step} of {training.total_steps}; "
+            "the state is saved, run again to go on."
         )

@@ -54,7 +54,10 @@ def readable_errors(folder: Path) -> Iterator[None]:
 
 
 def check_divergence(training: Training) -> None:
-    """Raise InputError, naming step and texts, once a loss is no number. Looking waits for the GPU, so not always."""
+    """Raise InputError, naming step and texts, once a loss is no number.
+
+    Looking waits for the GPU, so not always.
+    """
     on_cpu = training.backend.device.type == "cpu"
     if on_cpu or training.step % 25 == 0 or training.evaluation_due():
         check_finite_losses(training)
@@ -71,8 +74,8 @@ def check_finite_losses(training: Training) -> None:
     value, step = float(training.losses[index]), training.step - len(finite) + 1 + index
     ids = ", ".join(texts_of_step(training, step))
     raise InputError(
-        f"training diverged: the loss of step {step} is {value}, on the texts {ids}; lower lr, or look at these "
-        "texts (the last state that was saved is kept)."
+        f"training diverged: the loss of step {step} is {value}, on the texts {ids}; lower lr, or look at "
+        "these texts (the last state that was saved is kept)."
     )
 
 
@@ -85,7 +88,7 @@ def texts_of_step(training: Training, step: int) -> list[str]:
 
 
 def disk_needed(training: Training) -> int:
-    """Bytes that a fold takes at most: last, best and averaged weights, and two states while one replaces another."""
+    """Bytes that a fold takes at most: its weights, and two states while one replaces the other."""
     weights = sum(weight.numel() * 4 for weight in training.model.parameters())
     in_state = 1 + (training.averager is not None) + (3 if training.config.optimizer == "madgrad" else 2)
     return weights * (3 + training.config.snapshots + 2 * in_state)

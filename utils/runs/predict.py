@@ -22,8 +22,8 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame) -> pd.DataFr
         rows: texts, or a table with the columns that the model was trained on; its targets are not needed.
 
     Returns:
-        A row per text, in the same order: the id (of texts alone, their number from 0), and a column per prediction,
-        under the task's own names. Raises InputError for a folder or a table that cannot be used.
+        A row per text, in the same order: the id (of texts alone, their number from 0), and a column per
+        prediction, under the task's own names. Raises InputError for a folder or a table that cannot be used.
     """
     model, tokenizer = load_model(folder)
     task = task_of(model.config)
@@ -31,7 +31,9 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame) -> pd.DataFr
     if isinstance(rows, str):
         raise InputError("predict takes a list of texts, or a table; put the text into a list.")
     if not isinstance(rows, pd.DataFrame):
-        rows = pd.DataFrame({config.id_column: [str(i) for i in range(len(rows))], config.text_column: list(rows)})
+        rows = pd.DataFrame(
+            {config.id_column: [str(i) for i in range(len(rows))], config.text_column: list(rows)}
+        )
     elif config.id_column not in rows.columns:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
     table = check_table(rows, config, targets=False)

@@ -24,7 +24,7 @@ class Progress:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation
 
     def out_of_patience(self, config: Config, metric: Metric) -> bool:
-        """Whether ``patience`` evaluations have passed since the best one, by the score ``patience_on`` names."""
+        """Whether ``patience`` evaluations have passed since the best, by the score of ``patience_on``."""
         column = metric.name if config.patience_on == "raw" else f"averaged_{metric.name}"
         scores = [row[column] for row in self.rows if not math.isnan(row[column])]
         return bool(scores) and 0 < config.patience <= len(scores) - 1 - metric.best(scores)

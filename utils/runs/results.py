@@ -15,7 +15,10 @@ from utils.training.setup import Training, split_rows
 
 
 def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progress, reason: str) -> None:
-    """Write all of it, result.json last: it is what marks the fold as trained. ``reason``: why training stopped."""
+    """Write all of it, result.json last: it is what marks the fold as trained.
+
+    ``reason``: why training stopped.
+    """
     for weights, model in {
         "last": training.model,
         "averaged": training.averager and training.averager.model,
@@ -24,7 +27,9 @@ def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progr
             save(training, model, folder / weights)
     best = {} if progress.best is None else {"best": progress.best}
     predictions = {
-        name: (progress.predictions | best)[name] for name in artifacts.WEIGHTS if name in progress.predictions | best
+        name: (progress.predictions | best)[name]
+        for name in artifacts.WEIGHTS
+        if name in progress.predictions | best
     }
     values = {"target": training.targets, **predictions}
     write_table(folder / "predictions.csv", training.task.predictions_table(training.held_out.ids, values))
@@ -44,7 +49,9 @@ def save(training: Training, model: TextModel, folder: Path) -> None:
 def summary(training: Training, progress: Progress, predictions: dict[str, np.ndarray]) -> dict:
     """The scores and sizes of result.json, the contract with the later notebooks."""
     history, metric = pd.DataFrame(progress.rows), training.task.metric
-    scores = {weights: training.task.scores(training.targets, array) for weights, array in predictions.items()}
+    scores = {
+        weights: training.task.scores(training.targets, array) for weights, array in predictions.items()
+    }
     best_epoch = float(history["epoch"].iloc[metric.best(history[metric.name])]) if len(history) else None
     return {
         "metric": asdict(metric),
@@ -61,6 +68,6 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
 
 
 def baselines(training: Training, table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The scores of what needs no transformer, by its name, fitted to the same rows and scored on the same ones."""
+    """The scores of what needs no transformer, by name, fitted and scored on the fold's own rows."""
     predictions = training.task.baselines(*split_rows(table, training.config.fold))
     return {name: training.task.scores(training.targets, array) for name, array in predictions.items()}

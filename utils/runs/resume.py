@@ -1,4 +1,4 @@
-"""Going on where an earlier run of the same fold was stopped: what is saved, what is compared, what is restored."""
+"""Resuming a fold where an earlier run was stopped: what is saved, compared and restored."""
 
 import shutil
 from pathlib import Path
@@ -15,10 +15,10 @@ from utils.training.setup import Training
 
 
 def earlier_output(config: Config) -> Path | None:
-    """This fold's folder under ``config.resume_from``, which may be it, the run's, or the output folder above them.
+    """This fold's folder under ``config.resume_from``: the fold's folder, its run's, or one above them.
 
-    None where that holds other folds only. Raises InputError where it holds none at all: a mistaken path must not
-    begin a training anew.
+    None where that holds other folds only. Raises InputError where it holds none at all: a mistaken path must
+    not begin a training anew.
     """
     if not config.resume_from:
         return None
@@ -35,8 +35,10 @@ def earlier_output(config: Config) -> Path | None:
     return None
 
 
-def check_same_training(metadata: dict, config: Config, fingerprint: str, where: Path, precision: str = "") -> None:
-    """Raise InputError if ``metadata`` tells of another training than ``config`` on these data, naming the changes."""
+def check_same_training(
+    metadata: dict, config: Config, fingerprint: str, where: Path, precision: str = ""
+) -> None:
+    """Raise InputError, naming the changes, if ``metadata`` tells of another training than this one."""
     new, old = config.to_dict(), metadata.get("config", {})
     changes = [f"{name} (was {old.get(name)!r}, is {new[name]!r})" for name in config.differences(old)]
     if metadata.get("data", {}).get("fingerprint") != fingerprint:
@@ -51,7 +53,7 @@ def check_same_training(metadata: dict, config: Config, fingerprint: str, where:
 
 
 def resume(training: Training, folder: Path, metadata: dict) -> Progress | None:
-    """Bring ``training`` back to the last saved state, here or under ``resume_from``; None where there is none."""
+    """Restore the last saved state, here or under ``resume_from``; None if there is none."""
     path = distributed.run_on_main(lambda: last_state(training, folder, metadata))
     if path is None:
         return None
@@ -66,7 +68,7 @@ def resume(training: Training, folder: Path, metadata: dict) -> Progress | None:
 
 
 def last_state(training: Training, folder: Path, metadata: dict) -> Path | None:
-    """The state to go on from, proven to be of this training, and copied here where it lay under ``resume_from``."""
+    """The state to resume from, of this very training, copied here if it lay under ``resume_from``."""
     config = training.config
     if config.retrain:
         return None
@@ -77,7 +79,9 @@ def last_state(training: Training, folder: Path, metadata: dict) -> Path | None:
     state = max(states, key=lambda path: path.name)
     source = state.parent.parent
     content = checkpoint.read_manifest(state)
-    check_same_training(content["metadata"], config, metadata["data"]["fingerprint"], source, training.choice.name)
+    check_same_training(
+        content["metadata"], config, metadata["data"]["fingerprint"], source, training.choice.name
+    )
     if source != folder:
         fetch(source, folder, state)
     return folder / "state" / state.name
@@ -131,11 +135,13 @@ def restore(training: Training, saved: checkpoint.Checkpoint, folder: Path) -> P
     training.losses = list(rest["losses"].to(training.backend.device))
     training.step = saved.step
     process = distributed.processes().process_index
-    if process < len(rest["random"]):  # on more devices than before, the new ones begin with seeds of their own
+    if process < len(
+        rest["random"]
+    ):  # on more devices than before, the new ones begin with seeds of their own
         runtime.restore_random_states(rest["random"][process], training.backend.device)
     progress = Progress(rest["rows"], seconds=rest["seconds"], saved=rest["seconds"])
-    # Killed after writing best/ and before its state, a run left newer weights there than it remembers. Going on,
-    # it comes to that evaluation again, which must then count as the best.
+    # Killed after writing best/ and before its state, a run left newer weights there than it remembers. Going
+    # on, it comes to that evaluation again, which must then count as the best.
     if rest["best"] is not None and digest(folder / "best" / "model.safetensors") == rest["best_digest"]:
         progress.best, progress.best_digest = rest["best"].numpy(), rest["best_digest"]
     return progress

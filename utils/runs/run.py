@@ -53,16 +53,16 @@ class Run:
 
 
 def open_run(config: Config) -> Run:
-    """The finished folds of ``output/<run>``, ``resume_from`` and attached Kaggle outputs; says which are missing.
+    """The finished folds of ``output/<run>``, ``resume_from`` and attached Kaggle outputs.
 
-    Raises InputError if there is none, if they were trained with different settings, or if the data have changed
-    since.
+    Prints which folds are missing. Raises InputError if there is none, if they were trained with different
+    settings, or if the data have changed since.
     """
     folders = finished_folds(config)
     if not folders:
         raise InputError(
-            f"{display_path(artifacts.fold_folder(config).parent)} holds no finished fold; train one first with "
-            f"notebook 02 (preset={config.preset}), or say which run to read."
+            f"{display_path(artifacts.fold_folder(config).parent)} holds no finished fold; train one first "
+            f"with notebook 02 (preset={config.preset}), or say which run to read."
         )
     missing = [str(fold) for fold in range(config.n_folds) if fold not in folders]
     rest = f"; not trained: {', '.join(missing)}." if missing else ", all of them."
@@ -80,14 +80,17 @@ def open_run(config: Config) -> Run:
 
 
 def common_config(folders: dict[int, Path], data: str) -> Config:
-    """The settings of the first of some folds. Raises InputError if another was trained with other settings."""
+    """The settings of the first of some folds.
+
+    Raises InputError if another was trained with other settings.
+    """
     settings = {fold: artifacts.read_metadata(folder)["config"] for fold, folder in folders.items()}
     config = Config.make(**{**settings[min(folders)], "data": data})
     for fold, other in settings.items():
         if changes := [name for name in config.differences(other) if name != "fold"]:
             raise InputError(
-                f"{display_path(folders[fold])} was trained with another {changes[0]} than fold {config.fold}; "
-                "train it again, or move it away."
+                f"{display_path(folders[fold])} was trained with another {changes[0]} than fold "
+                f"{config.fold}; train it again, or move it away."
             )
     return config
 
@@ -100,7 +103,9 @@ def finished_folds(config: Config) -> dict[int, Path]:
         if config.resume_from:
             with contextlib.suppress(InputError):  # it may be the folder of another fold alone
                 candidates.append(earlier_output(dataclasses.replace(config, fold=fold)))
-        candidates += sorted(KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}"))  # outputs of kernels, attached
+        candidates += sorted(
+            KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}")
+        )  # outputs of kernels, attached
         finished = [folder for folder in candidates if folder and artifacts.is_finished(folder)]
         if finished:
             folders[fold] = finished[0]

@@ -16,9 +16,10 @@ from utils.training.setup import Training
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """SIGTERM, SIGHUP and SIGINT (an interrupted cell), in a list, to be read between steps; a second stops at once.
+    """A list that collects SIGTERM, SIGHUP and SIGINT (an interrupted cell), to be read between steps.
 
-    Not so in one of several processes: a launcher passes on what the terminal has already sent.
+    A second signal stops at once, except in one of several processes: a launcher passes on what the
+    terminal has already sent.
     """
     caught: list[int] = []
 
@@ -30,7 +31,9 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield caught  # only the main thread may set handlers
         return
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield caught
     finally:
@@ -52,7 +55,10 @@ class Stopper:
         self.reason = ""  # "patience" or "time limit"
 
     def look(self, evaluated: bool) -> bool:
-        """Whether to stop, for ``signal`` or ``reason``. ``evaluated``: this step was followed by an evaluation."""
+        """Whether to stop, for ``signal`` or ``reason``.
+
+        ``evaluated``: this step was followed by an evaluation.
+        """
         config, seconds = self.training.config, self.progress.seconds - self.seconds_before
         limit = config.time_limit_hours * 3600
         self.signal, timed_out = distributed.all_reduce_max(
@@ -73,7 +79,7 @@ class Stopper:
 
 
 class Saver:
-    """Saves the state: after evaluations, before stopping, every ``save_every`` steps and ``save_minutes``."""
+    """Saves the state after evaluations, before stopping, and as ``save_every``, ``save_minutes`` say."""
 
     def __init__(self, training: Training, progress: Progress, folder: Path, metadata: dict):
         self.training, self.progress, self.folder, self.metadata = training, progress, folder, metadata

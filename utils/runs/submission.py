@@ -1,4 +1,4 @@
-"""A competition's submission: test predictions of every fold, two ensembles compared honestly, a checked file."""
+"""A competition's submission: every fold's test predictions, ensembles compared honestly, a checked file."""
 
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from utils.training.predict import predict_examples
 def load_test(config: Config, test: str | None = None) -> pd.DataFrame:
     """The test set, checked and cleaned like the training set; by default the test.csv beside it.
 
-    Raises InputError naming what is wrong: no such file, other columns, missing or duplicate ids, empty texts.
+    Raises InputError naming what is wrong: no such file, other columns, missing or duplicate ids, empty
+    texts.
     """
     path = find_table(test) if test else find_table(config.data).with_name("test.csv")
     if not path.is_file():
@@ -29,11 +30,16 @@ def load_test(config: Config, test: str | None = None) -> pd.DataFrame:
 
 
 def choose_weights(run: Run, wanted: str) -> list[str]:
-    """The weights that "averaged,last" names, as far as the run has them. Raises InputError for others, or for none."""
+    """The weights that "averaged,last" names, as far as the run has them.
+
+    Raises InputError for others, or for none.
+    """
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
         if name not in artifacts.WEIGHTS:
-            raise InputError(f"weights={wanted!r} names {name!r}; choose from {', '.join(artifacts.WEIGHTS)}.")
+            raise InputError(
+                f"weights={wanted!r} names {name!r}; choose from {', '.join(artifacts.WEIGHTS)}."
+            )
     chosen = [name for name in names if name in run.weights]
     if not chosen:
         raise InputError(f"weights={wanted!r}: these folds have only {', '.join(run.weights)}.")
@@ -54,10 +60,10 @@ def _predict(task: Task, folder: Path, table: pd.DataFrame) -> np.ndarray:
 
 
 def compare_ensembles(run: Run, weights: list[str]) -> pd.DataFrame:
-    """The metric over all held-out rows of each of the weights alone, of their mean, and of weights fitted to them.
+    """The metric over all held-out rows of each of the weights, of their mean, and of a fitted combination.
 
-    The last ("stacked", where the task knows how) are fitted to other folds alone: that nesting is what makes it
-    honest. With one fold there is nothing to nest, and no such row.
+    The last ("stacked", where the task knows how) is fitted to other folds alone: that nesting is what makes
+    it honest. With one fold there is nothing to nest, and no such row.
 
     Returns:
         Columns ensemble and score, the best first.
@@ -69,13 +75,16 @@ def compare_ensembles(run: Run, weights: list[str]) -> pd.DataFrame:
         nested = _nested(run, stacked) if len(run.folders) > 1 else None
         if nested is not None:
             predictions["stacked"] = nested
-    rows = [{"ensemble": name, "score": run.task.score(run.targets, values)} for name, values in predictions.items()]
+    rows = [
+        {"ensemble": name, "score": run.task.score(run.targets, values)}
+        for name, values in predictions.items()
+    ]
     ascending = not run.task.metric.higher_is_better
     return pd.DataFrame(rows).sort_values("score", ascending=ascending, ignore_index=True)
 
 
 def _nested(run: Run, stacked: np.ndarray) -> np.ndarray | None:
-    """Each fold's predictions, combined with weights fitted to the other folds; None where the task has none."""
+    """Each fold's predictions, combined as fitted to the other folds; None if the task cannot."""
     folds, combined = run.predictions["fold"].to_numpy(), np.empty_like(stacked[0])
     for fold in run.folders:
         inside, outside = folds != fold, folds == fold
@@ -95,7 +104,7 @@ def choose(ensembles: pd.DataFrame, wanted: str | None) -> str:
 
 
 def combine(run: Run, predictions: dict[str, np.ndarray], ensemble: str) -> np.ndarray:
-    """The test predictions, (rows, columns), of a row of ``compare_ensembles``: folds combined, then weights."""
+    """The test predictions, (rows, columns), of one of ``compare_ensembles``'s ensembles."""
     by_weights = {name: run.task.combine(list(folds)) for name, folds in predictions.items()}
     if ensemble in by_weights:
         return by_weights[ensemble]
@@ -116,9 +125,10 @@ def submission_folder(config: Config) -> Path:
 def write_submission(
     table: pd.DataFrame, predictions: np.ndarray, task: Task, folder: Path, sample: str | None = None
 ) -> Path:
-    """``folder/submission.csv`` in the competition's format, checked against its sample_submission.csv if any.
+    """``folder/submission.csv`` in the competition's format, checked against its sample if there is one.
 
-    Raises InputError, and writes nothing, for a sample with other columns or ids than the test set, or with ids twice.
+    Raises InputError, and writes nothing, for a sample with other columns or ids than the test set, or with
+    ids twice.
     """
     config = task.config
     submission = task.submission(table[config.id_column], predictions)
@@ -131,7 +141,9 @@ def write_submission(
     try:
         write_table(target, submission)
     except OSError as error:
-        raise InputError(f"{display_path(target)} cannot be written ({error.strerror}); set output_dir.") from None
+        raise InputError(
+            f"{display_path(target)} cannot be written ({error.strerror}); set output_dir."
+        ) from None
     return target
 
 

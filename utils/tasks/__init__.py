@@ -1,7 +1,7 @@
 """What is asked of a text: each task in a file of its own. Every module of this folder is imported here.
 
-``make_task`` makes the task that a Config names. ``load_table`` and ``add_folds`` are here since a task checks its own
-targets and says what its folds are stratified by.
+``make_task`` makes the task that a Config names. ``load_table`` and ``add_folds`` are here since a task
+checks its own targets and says what its folds are stratified by.
 """
 
 import importlib
@@ -48,9 +48,9 @@ def load_table(config: Config) -> pd.DataFrame:
     """Read ``config.data``; check it; clean the texts.
 
     Returns:
-        A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as the task has them.
-        Raises InputError for anything that ``check_table`` or the task refuses, and for files that are not UTF-8 or
-        not a table.
+        A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as the task has
+        them. Raises InputError for anything that ``check_table`` or the task refuses, and for files that are
+        not UTF-8 or not a table.
     """
     task, path = make_task(config), find_table(config.data)
     where = display_path(path)
@@ -63,8 +63,8 @@ def load_table(config: Config) -> pd.DataFrame:
 def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
 
-    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the targets evenly; "group" keeps
-    rows with the same ``group_column`` together, a row with an empty group standing alone.
+    "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the targets evenly;
+    "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone.
     """
     strata = make_task(config).strata(table) if config.fold_by == "stratified" else None
     return assign_folds(table, config, strata)

@@ -1,7 +1,8 @@
 """Task: what is asked of a text. One class per task, with defaults; nothing else asks which task it is.
 
-A new task is one file in this folder with one subclass. It must say what it is judged by (``metric``), what it learns
-by (``loss``), what the head gives (``head``) and how predictions are scored (``scores``, ``errors``).
+A new task is one file in this folder with one subclass. It must say what it is judged by (``metric``), what
+it learns by (``loss``), what the head gives (``head``) and how predictions are scored (``scores``,
+``errors``).
 """
 
 from typing import ClassVar
@@ -26,8 +27,8 @@ TASKS: dict[str, type["Task"]] = {}
 class Task:
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
-    Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the names that
-    ``columns`` gives them in predictions.csv.
+    Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
+    names that ``columns`` gives them in predictions.csv.
     """
 
     name: ClassVar[str] = ""
@@ -72,7 +73,8 @@ class Task:
         """(rows, columns): what predictions are scored against; NaN in a table without targets."""
         return table.reindex(columns=list(self.config.target_columns)).to_numpy(dtype=np.float64)
 
-    # --- examples and the model -------------------------------------------------------------------------------
+    # --- examples and the model
+    # -------------------------------------------------------------------------------
 
     def encode(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
@@ -108,14 +110,15 @@ class Task:
         """Take from a saved model's head what ``see`` and ``fit`` took from the tables."""
         self.outputs = tuple(head.outputs)
 
-    # --- predictions --------------------------------------------------------------------------------------------
+    # --- predictions
+    # --------------------------------------------------------------------------------------------
 
     def decode(self, outputs: list[np.ndarray], examples: Examples) -> np.ndarray:
         """Predictions, (rows, columns), from each example's logits; by default the logits themselves."""
         return np.stack(outputs).astype(np.float64) if outputs else np.empty((0, len(self.outputs)))
 
     def columns(self, weights: str) -> list[str]:
-        """The names of predictions.csv's columns for some weights, or for "target"; nowhere else are they known.
+        """The columns of predictions.csv for some weights, or for "target"; only the task knows them.
 
         With several targets each column comes once per target, as "<target> <weights>".
         """
@@ -130,7 +133,7 @@ class Task:
         return pd.DataFrame(table)
 
     def values(self, predictions: pd.DataFrame, weights: str) -> np.ndarray:
-        """(rows, columns): the predictions of some weights, or the targets, from a table as in predictions.csv."""
+        """(rows, columns): predictions of some weights, or targets, from a table as in predictions.csv."""
         return predictions[self.columns(weights)].to_numpy(dtype=np.float64)
 
     def has(self, predictions: pd.DataFrame, weights: str) -> bool:
@@ -149,7 +152,9 @@ class Task:
         """The error of each row, (rows, columns), lower is better: for paired tests and tables of errors."""
         raise NotImplementedError
 
-    def interval(self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    def interval(
+        self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray
+    ) -> tuple[float, float]:
         """95 % bootstrap interval of the metric, by whole groups, (rows,)."""
         return bootstrap_interval(lambda rows: self.score(targets[rows], predictions[rows]), groups)
 
@@ -158,7 +163,7 @@ class Task:
         return np.mean(predictions, axis=0)
 
     def stack(self, predictions: np.ndarray, targets: np.ndarray):
-        """A function that combines several models' predictions, (models, rows, columns), with weights fitted here.
+        """A function that combines several models' predictions, (models, rows, columns), as fitted to these.
 
         None where the task knows no better than their mean.
         """

@@ -19,17 +19,19 @@ def two_counts(texts: list[str]) -> np.ndarray:
 
 
 def predict_from_counts(train: list[str], targets: np.ndarray, held_out: list[str]) -> np.ndarray:
-    """What least squares on ``two_counts`` of the training texts predicts for the held-out ones, (rows, targets)."""
+    """What least squares on ``two_counts`` predicts for the held-out texts, (rows, targets)."""
     return LinearRegression().fit(two_counts(train), targets).predict(two_counts(held_out))
 
 
 def predict_from_tfidf(train: list[str], targets: np.ndarray, held_out: list[str], model) -> np.ndarray:
-    """What a linear ``model`` on TF-IDF of words, and of characters within words, predicts for the held-out texts.
+    """What a linear ``model`` on TF-IDF of words and of characters predicts for the held-out texts.
 
     Raises ValueError where no word occurs twice.
     """
     features = make_union(
         TfidfVectorizer(min_df=2, sublinear_tf=True),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=5, sublinear_tf=True, max_features=60_000),
+        TfidfVectorizer(
+            analyzer="char_wb", ngram_range=(2, 4), min_df=5, sublinear_tf=True, max_features=60_000
+        ),
     )
     return make_pipeline(features, model).fit(train, targets).predict(held_out)

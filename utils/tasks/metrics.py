@@ -42,7 +42,9 @@ class Metric:
 def bootstrap_interval(
     score: Callable[[np.ndarray], float], groups: np.ndarray, seed: int = 0, n_resamples: int = 500
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of any score. Whole groups are drawn: texts of one topic do not err independently.
+    """95 % bootstrap interval of any score.
+
+    Whole groups are drawn, since texts of one topic do not err independently.
 
     Args:
         score: of some rows, given their numbers.

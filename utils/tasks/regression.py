@@ -36,19 +36,23 @@ class Regression(Task):
         self.loss = LOSSES[self.config.loss](self.scale)
 
     def head(self) -> HeadConfig:
-        return HeadConfig(self.outputs, self.location, self.scale, self.config.head_dropout, self.config.n_dropouts)
+        return HeadConfig(
+            self.outputs, self.location, self.scale, self.config.head_dropout, self.config.n_dropouts
+        )
 
     def predictions_table(self, ids: list[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
         """With several targets, the columns of each target stand together."""
         by_target = zip(*(self.columns(name) for name in values), strict=True)
-        return super().predictions_table(ids, values)[["id", *(name for names in by_target for name in names)]]
+        return super().predictions_table(ids, values)[
+            ["id", *(name for names in by_target for name in names)]
+        ]
 
     def scores(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Scores over all rows, in the targets' own units.
 
         Returns:
-            "rmse", and with several targets "rmse <name>" of each. "pearson", "spearman" and "r2": means over the
-            targets; NaN where a target is constant. "batch_rmse": the published notebook's number.
+            "rmse", and with several targets "rmse <name>" of each. "pearson", "spearman" and "r2": means over
+            the targets; NaN where a target is constant. "batch_rmse": the published notebook's number.
         """
         pairs = list(zip(targets.T, predictions.T, strict=True))
         errors = [root_mean_squared_error(*pair) for pair in pairs]
@@ -67,19 +71,25 @@ class Regression(Task):
         return scores | {"batch_rmse": batch_rmse(targets, predictions)}
 
     def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        return float(np.mean([root_mean_squared_error(*pair) for pair in zip(targets.T, predictions.T, strict=True)]))
+        return float(
+            np.mean([root_mean_squared_error(*pair) for pair in zip(targets.T, predictions.T, strict=True)])
+        )
 
     def errors(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Squared errors, (rows, targets)."""
         return (predictions - targets) ** 2
 
-    def interval(self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    def interval(
+        self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray
+    ) -> tuple[float, float]:
         return rmse_interval(self.errors(targets, predictions), groups)
 
     def stack(self, predictions: np.ndarray, targets: np.ndarray):
-        """Ridge weights for the models' predictions of each target, shrunk towards none by cross-validation."""
+        """Ridge weights for the models' predictions of each target, their strength cross-validated."""
         alphas = np.logspace(-3, 3, 13)
-        ridges = [RidgeCV(alphas=alphas).fit(predictions[:, :, i].T, targets[:, i]) for i in range(targets.shape[1])]
+        ridges = [
+            RidgeCV(alphas=alphas).fit(predictions[:, :, i].T, targets[:, i]) for i in range(targets.shape[1])
+        ]
         return lambda new: np.stack([ridge.predict(new[:, :, i].T) for i, ridge in enumerate(ridges)], axis=1)
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -92,7 +102,9 @@ class Regression(Task):
         }
         ridge = Ridge(alpha=1.0, solver="sparse_cg")
         with contextlib.suppress(ValueError):  # no word occurs twice
-            predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(len(new), -1)
+            predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(
+                len(new), -1
+            )
         return predictions
 
 

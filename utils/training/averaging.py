@@ -1,4 +1,4 @@
-"""Averages of the weights along the run: SWA, the mean of several points, and EMA, an exponential moving average."""
+"""Averages of the weights along the run: SWA, a plain mean, and EMA, an exponential moving average."""
 
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -15,9 +15,9 @@ from utils.data.tokens import Batch
 class Averager:
     """The averaged weights, in a model of their own, kept in float32 whatever the precision of training.
 
-    SWA (Izmailov et al. 2018, arXiv:1803.05407) takes the plain mean of the weights at the end of each epoch after
-    ``swa_start``, or every ``swa_every`` steps. EMA moves by a factor 1 - ``ema_decay`` every ``swa_every`` steps,
-    or every step.
+    SWA (Izmailov et al. 2018, arXiv:1803.05407) takes the plain mean of the weights at the end of each epoch
+    after ``swa_start``, or every ``swa_every`` steps. EMA moves by a factor 1 - ``ema_decay`` every
+    ``swa_every`` steps, or every step.
 
     Args:
         model: copied, so it must not yet be wrapped or cast (Apex O2 replaces its forward by a closure).
@@ -55,13 +55,13 @@ class Averager:
         return since_start > 0 and since_start % self.every == 0
 
     def snapshot_steps(self, number: int, last_step: int) -> set[int]:
-        """``number`` of the steps whose weights go into the average, evenly spaced, the first and the last included."""
+        """``number`` of the steps whose weights are averaged, evenly spaced, first and last included."""
         steps = [step for step in range(1, last_step + 1) if self.is_due(step, last_step)]
         positions = np.linspace(0, len(steps) - 1, min(number, len(steps))).round().astype(int)
         return {steps[position] for position in positions}
 
     def update(self, model: nn.Module, weights: list[torch.Tensor]) -> None:
-        """Take ``weights``, the float32 tensors behind ``model.parameters()`` in that order, into the average."""
+        """Take ``weights``, the float32 tensors behind ``model.parameters()`` in order, into the average."""
         self._averaged.update_parameters(SimpleNamespace(parameters=lambda: weights, buffers=model.buffers))
 
 
@@ -82,5 +82,7 @@ def refresh_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> None:
     Free for models without batch norm, such as BERT and RoBERTa.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        inputs = ([{**batch.inputs, "extras": batch.extras}] for batch in batches)  # of a tuple it takes the first
+        inputs = (
+            [{**batch.inputs, "extras": batch.extras}] for batch in batches
+        )  # of a tuple it takes the first
         update_bn(inputs, _FedByBatch(model).train(model.training))

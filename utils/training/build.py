@@ -18,8 +18,8 @@ def build_model(config: Config, task: Task | None = None) -> tuple[TextModel, Pr
     Args:
         task: fitted to the training rows; None: one that has seen none, for looking at the model alone.
 
-    Raises InputError for an encoder that cannot be found, that lacks its weights or tokenizer, or that reads fewer
-    tokens than ``max_length``.
+    Raises InputError for an encoder that cannot be found, that lacks its weights or tokenizer, or that reads
+    fewer tokens than ``max_length``.
     """
     task = task or make_task(config)
     encoder_config = read_encoder_config(config.encoder)
@@ -28,7 +28,9 @@ def build_model(config: Config, task: Task | None = None) -> tuple[TextModel, Pr
     tokenizer = load_tokenizer(config.encoder, config.max_length)
     longest = longest_text(encoder_config)
     if longest and config.max_length > longest:
-        raise InputError(f"max_length={config.max_length} is too long: {config.encoder!r} reads {longest} tokens.")
+        raise InputError(
+            f"max_length={config.max_length} is too long: {config.encoder!r} reads {longest} tokens."
+        )
     with value_errors_as_input_errors():
         model = TextModel(
             TextModelConfig(

@@ -21,8 +21,9 @@ from utils.training.setup import Training
 def train_epoch(training: Training, epoch: int) -> Iterator[int]:
     """Train for one epoch, or for what the last one has left; yields after each optimizer step.
 
-    Forward, backward, clip, step, average, in this order. The batches are a function of (seed, epoch), so that a
-    resumed training finds its position in them. The seed is not set again: each epoch has its own dropout masks.
+    Forward, backward, clip, step, average, in this order. The batches are a function of (seed, epoch), so
+    that a resumed training finds its position in them. The seed is not set again: each epoch has its own
+    dropout masks.
     """
     config, loss, weights = training.config, training.task.loss, training.backend.weights()
     for micro_batches in steps_of_epoch(training, epoch):
@@ -46,23 +47,25 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
 
 
 def steps_of_epoch(training: Training, epoch: int) -> Iterator[list[Batch]]:
-    """This process's micro-batches of each step that the epoch has left; none where processes outnumber examples."""
+    """This process's micro-batches of each remaining step; none where processes outnumber examples."""
     size = training.config.accumulation_steps
     batches = training.batches(epoch)[training.step % training.steps_per_epoch * size :]
     shards = [distributed.shard(batch) for batch in batches]
     loader = iter(
-        tokens.make_loader(training.train, [*filter(None, shards)], training.tokenizer, training.config.num_workers)
+        tokens.make_loader(
+            training.train, [*filter(None, shards)], training.tokenizer, training.config.num_workers
+        )
     )
     for start in range(0, len(batches), size):
         yield list(islice(loader, sum(map(bool, shards[start : start + size]))))
 
 
 def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
-    """Forward and backward of one step's batches: this process's share of the examples, in any number of parts.
+    """Forward and backward of one step: this process's share of the examples, in any number of batches.
 
     Returns:
-        The means of the loss's statistics over the examples of all processes, (n_statistics,). With one statistic
-        the gradients are those of its mean; with several, those of the loss itself.
+        The means of the loss's statistics over the examples of all processes, (n_statistics,). With one
+        statistic the gradients are those of its mean; with several, those of the loss itself.
     """
     task, backend = training.task, training.backend
     counts = torch.zeros(task.loss.n_statistics)
@@ -93,7 +96,7 @@ def forward(training: Training, batch: Batch) -> torch.Tensor:
 
 @torch.no_grad()
 def loss_slopes(training: Training, batches: list[Batch], counts: torch.Tensor) -> torch.Tensor:
-    """The loss's derivative with respect to each statistic's mean, which needs the means of the whole batch first.
+    """The loss's derivative with respect to each statistic's mean, taken at the means of the whole batch.
 
     The random state is put back, so that the pass with gradients draws the same dropout masks.
     """
@@ -122,12 +125,14 @@ def predict(training: Training, model: nn.Module, examples: Examples) -> np.ndar
 
 
 def evaluate(training: Training) -> dict[str, np.ndarray]:
-    """Held-out predictions of the raw weights ("last") and, once there are any, of the averaged ones ("averaged")."""
+    """Held-out predictions of the raw weights ("last") and, once there are any, of the averaged ones."""
     predictions = {"last": predict(training, training.wrapped, training.held_out)}
     averager = training.averager
     if averager is not None and averager.n_averaged:
         loader = tokens.make_loader(training.train, training.batches(0), training.tokenizer)
         with training.backend.autocast():
-            refresh_batch_norm(averager.model, (send_to_device(batch, training.backend.device) for batch in loader))
+            refresh_batch_norm(
+                averager.model, (send_to_device(batch, training.backend.device) for batch in loader)
+            )
         predictions["averaged"] = predict(training, averager.model, training.held_out)
     return predictions

@@ -5,30 +5,37 @@ import shutil
 
 import torch
 
-#: Tensors below this many elements are stepped together: a call of the compiled step for each would cost more.
+#: Tensors below this many elements are stepped together: a call of the compiled step for each would cost
+# more.
 SMALL = 2**14
 
 
 class MADGRAD(torch.optim.Optimizer):
-    """MADGRAD (Defazio and Jelassi 2021, arXiv:2101.11075), to the same weights as its authors' package ``madgrad``.
+    """MADGRAD (Defazio and Jelassi 2021, arXiv:2101.11075), to the same weights as its authors' package.
 
-    With the gradient g (weight decay added), the initial weights x0 and λ = (lr + eps) √(k + 1) at step k = 0, 1, ...:
+    With the gradient g (weight decay added), the initial weights x0 and λ = (lr + eps) √(k + 1) at step k =
+    0, 1, ...:
 
-        s ← s + λ g        v ← v + λ g²        z = x0 - s / (∛v + eps)        x ← momentum x + (1 - momentum) z
+        s ← s + λ g        v ← v + λ g²        z = x0 - s / (∛v + eps)        x ← momentum x + (1 - momentum)
+        z
 
-    The package takes eight operations a tensor for that, each a pass over memory. Here it is one pass on a CPU, where a
-    C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count is no tensor, so
-    nothing waits for it.
+    The package takes eight operations a tensor for that, each a pass over memory. Here it is one pass on a
+    CPU, where a C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count
+    is no tensor, so nothing waits for it.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
         momentum: 0 recomputes x0 from the rest instead of keeping it.
     """
 
-    def __init__(self, params, lr: float = 1e-2, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6):
+    def __init__(
+        self, params, lr: float = 1e-2, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6
+    ):
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0 or eps <= 0:
             raise ValueError(f"MADGRAD cannot step with {lr=}, {momentum=}, {weight_decay=}, {eps=}.")
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps, "k": 0})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "eps": eps, "k": 0}
+        )
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -53,7 +60,9 @@ class MADGRAD(torch.optim.Optimizer):
                     continue
                 state = {name: value.view(-1) for name, value in self.state[weight].items()}
                 flat, gradient, lamb_ = weight.detach().view(-1), weight.grad.reshape(-1), torch.tensor(lamb)
-                compiled()(flat, gradient, state, lamb_, group["momentum"], group["weight_decay"], group["eps"])
+                compiled()(
+                    flat, gradient, state, lamb_, group["momentum"], group["weight_decay"], group["eps"]
+                )
             if together:
                 step_together(together, [self.state[weight] for weight in together], lamb, group)
         return loss
@@ -97,7 +106,11 @@ def step_together(weights, states: list[dict], lamb: float, group: dict) -> None
     g = [weight.grad for weight in weights]
     if group["weight_decay"]:
         g = torch._foreach_add(g, weights, alpha=group["weight_decay"])
-    x0 = [state["x0"] for state in states] if momentum else torch._foreach_addcdiv(weights, s, roots(v, group["eps"]))
+    x0 = (
+        [state["x0"] for state in states]
+        if momentum
+        else torch._foreach_addcdiv(weights, s, roots(v, group["eps"]))
+    )
     torch._foreach_add_(s, g, alpha=lamb)
     torch._foreach_addcmul_(v, g, g, lamb)
     z = torch._foreach_addcdiv(x0, s, roots(v, group["eps"]), -1)

@@ -17,21 +17,24 @@ def retry_in_smaller_parts(
 ) -> torch.Tensor:
     """What ``add_gradients`` returns for one step's micro-batches.
 
-    Where a device's memory runs out, the micro-batches are halved, for this step, which is repeated from the same
-    random state, and for all that follow. Raises InputError when a single text is too much.
+    Where a device's memory runs out, the micro-batches are halved, for this step, which is repeated from the
+    same random state, and for all that follow. Raises InputError when a single text is too much.
     """
     device = training.backend.device
     while True:
         states = runtime.random_states(device)
         try:
-            return add_gradients(training, [part for batch in micro_batches for part in batch.split(training.parts)])
+            return add_gradients(
+                training, [part for batch in micro_batches for part in batch.split(training.parts)]
+            )
         except torch.OutOfMemoryError as error:
             if not isinstance(error, distributed.OutOfMemoryElsewhere):
                 distributed.all_reduce_max(1)  # which the others wait to hear before they add up gradients
         # The error is gone from here on, and with it the failed attempt's graph.
         if training.parts >= training.config.batch_size:
             raise InputError(
-                "the device's memory does not hold one text at a time; lower max_length or take a smaller encoder."
+                "the device's memory does not hold one text at a time; lower max_length or take a smaller "
+                "encoder."
             )
         training.parts *= 2
         training.optimizer.zero_grad()
@@ -39,5 +42,6 @@ def retry_in_smaller_parts(
             torch.cuda.empty_cache()
         runtime.restore_random_states(states, device)
         print(
-            f"Step {training.step + 1}: out of memory, so micro-batches are taken in {training.parts} parts from here."
+            f"Step {training.step + 1}: out of memory, so micro-batches are taken in {training.parts} parts "
+            "from here."
         )

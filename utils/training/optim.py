@@ -16,10 +16,10 @@ from utils.training.madgrad import MADGRAD
 def parameter_groups(model: TextModel, config: Config) -> list[dict]:
     """The model's trainable parameters in groups, each with a "name", its peak "lr" and its "weight_decay".
 
-    "grouped": the lower, middle and upper third of the layers at lr / factor, lr, lr * factor, embeddings at lr.
-    "layerwise": each layer at ``layer_decay`` times the rate of the layer above, embeddings below the lowest
-    (Howard and Ruder 2018, arXiv:1801.06146). "none": one rate. In the first two, everything outside the encoder
-    learns at lr * ``head_lr_factor``. Biases, norms and the head have no weight decay.
+    "grouped": the lower, middle and upper third of the layers at lr / factor, lr, lr * factor, embeddings at
+    lr. "layerwise": each layer at ``layer_decay`` times the rate of the layer above, embeddings below the
+    lowest (Howard and Ruder 2018, arXiv:1801.06146). "none": one rate. In the first two, everything outside
+    the encoder learns at lr * ``head_lr_factor``. Biases, norms and the head have no weight decay.
 
     Raises ValueError for an encoder whose layers cannot be told apart.
     """
@@ -45,7 +45,7 @@ def _group(part: str, decays: bool, rate: float, config: Config) -> dict:
 
 
 def _rates(model: TextModel, config: Config) -> tuple[dict[str, float], Callable[[str], str]]:
-    """The peak rate of each part of the model, lowest part first, and a function from parameter name to part."""
+    """The peak rate of each part of the model, lowest first, and a function from parameter name to part."""
     if config.param_groups == "none":
         return {"all": config.lr}, lambda name: "all"
     stack, layers = encoder_layers(model.encoder)
@@ -83,8 +83,8 @@ def _in_thirds(layers: nn.ModuleList, config: Config) -> list[tuple[str, float]]
 def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     """The optimizer named by the Config over ``parameter_groups``'s groups.
 
-    "madgrad": Defazio and Jelassi 2021, arXiv:2101.11075; "adamw": Loshchilov and Hutter 2019, arXiv:1711.05101;
-    "fused_adam": NVIDIA Apex's AdamW in one kernel.
+    "madgrad": Defazio and Jelassi 2021, arXiv:2101.11075; "adamw": Loshchilov and Hutter 2019,
+    arXiv:1711.05101; "fused_adam": NVIDIA Apex's AdamW in one kernel.
     """
     options = {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
     if config.optimizer == "madgrad":

@@ -29,7 +29,11 @@ def predict_batches(
         inputs, _, extras = send_to_device(batch, device, non_blocking=True)
         logits.append(model(**inputs, extras=extras)["logits"])
     arrays = [part.cpu().double().numpy() for part in logits]
-    return [pair for numbers, array in zip(batches, arrays, strict=True) for pair in zip(numbers, array, strict=True)]
+    return [
+        pair
+        for numbers, array in zip(batches, arrays, strict=True)
+        for pair in zip(numbers, array, strict=True)
+    ]
 
 
 def decode(task: Task, examples: Examples, pairs: list[tuple[int, np.ndarray]]) -> np.ndarray:

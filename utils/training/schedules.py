@@ -9,7 +9,11 @@ from transformers import get_scheduler
 
 from utils.config import Config
 
-SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}  # transformers' names
+SCHEDULES = {
+    "cosine": "cosine",
+    "linear": "linear",
+    "constant": "constant_with_warmup",
+}  # transformers' names
 
 
 def count_steps(config: Config, n_rows: int) -> tuple[int, int]:
@@ -19,18 +23,21 @@ def count_steps(config: Config, n_rows: int) -> tuple[int, int]:
 
 
 class LearningRates:
-    """Every group's learning rate, step by step: warm-up and base schedule, then from ``swa_start`` SWA's own phase.
+    """Every group's learning rate, step by step: warm-up, base schedule, and from ``swa_start`` SWA's phase.
 
     SWA wants a constant, fairly high rate, so that the weights it averages lie apart (Izmailov et al. 2018,
-    arXiv:1803.05407). Each group anneals to its own: ``swa_lr_factor`` times its peak, so that layer-wise rates
-    survive. A flat rate for all groups, as published (``swa_flat_lr``), lifts the lowest layers far above their peak.
+    arXiv:1803.05407). Each group anneals to its own: ``swa_lr_factor`` times its peak, so that layer-wise
+    rates survive. A flat rate for all groups, as published (``swa_flat_lr``), lifts the lowest layers far
+    above their peak.
 
     Args:
         optimizer: the plain torch optimizer; made after ``amp.initialize`` where Apex is used.
         steps_per_epoch, total_steps: optimizer steps.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int, total_steps: int):
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int, total_steps: int
+    ):
         self.optimizer, self.config = optimizer, config
         self.steps_per_epoch = steps_per_epoch
         self.swa_start_step = round(config.swa_start * steps_per_epoch)
@@ -62,7 +69,11 @@ class LearningRates:
 
     def state_dict(self) -> dict:
         """Where the schedules are; the rates themselves lie in the optimizer's state."""
-        return {"steps": self.steps, "base": self.base.state_dict(), "swa": self.swa and self.swa.state_dict()}
+        return {
+            "steps": self.steps,
+            "base": self.base.state_dict(),
+            "swa": self.swa and self.swa.state_dict(),
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Go back to ``state``. To be called before the optimizer's, whose rates a new SWALR would change."""
@@ -77,8 +88,10 @@ class LearningRates:
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
 
-def planned_rates(groups: list[dict], config: Config, steps_per_epoch: int, total_steps: int) -> list[dict[str, float]]:
-    """The rate of every group at each step, read off the real optimizer and schedule driven without a model."""
+def planned_rates(
+    groups: list[dict], config: Config, steps_per_epoch: int, total_steps: int
+) -> list[dict[str, float]]:
+    """The rate of every group at each step, read off the real schedules, driven without a model."""
     stand_ins = [{**group, "params": [nn.Parameter(torch.zeros(1))]} for group in groups]
     rates = LearningRates(torch.optim.SGD(stand_ins, lr=config.lr), config, steps_per_epoch, total_steps)
     plan = []

@@ -55,11 +55,16 @@ class Training:
 
 
 def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
-    """Build all that training ``fold`` of ``table`` needs. Writes nothing; raises InputError for what cannot work."""
+    """Build all that training ``fold`` of ``table`` needs.
+
+    Writes nothing; raises InputError for what cannot work.
+    """
     train_rows, held_out_rows = split_rows(table, fold)
     choice = precision.choose(config.precision)
     if config.weight_format != "fp32" and choice.name == "apex-O2":
-        raise InputError("weight_format rounds float32 weights, and apex-O2 trains float16 ones; set precision=fp32.")
+        raise InputError(
+            "weight_format rounds float32 weights, and apex-O2 trains float16 ones; set precision=fp32."
+        )
     runtime.seed_everything(config.seed)
     task = make_task(config, table, train_rows)
     with distributed.processes().main_process_first():  # which downloads it, or makes the tiny one
@@ -74,8 +79,12 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
     averager = make_averager(model, config, steps_per_epoch, total_steps)
     wrapped, stepped = backend.prepare(model, optimizer)
     if process := distributed.processes().process_index:
-        set_seed(config.seed + process)  # the same weights in every process so far, other dropout masks from here
-    rates = LearningRates(optimizer, config, steps_per_epoch, total_steps)  # after amp.initialize, as Apex asks
+        set_seed(
+            config.seed + process
+        )  # the same weights in every process so far, other dropout masks from here
+    rates = LearningRates(
+        optimizer, config, steps_per_epoch, total_steps
+    )  # after amp.initialize, as Apex asks
     return Training(
         config=config,
         task=task,
@@ -115,14 +124,16 @@ def place_model(model: TextModel, device: torch.device, choice: precision.Choice
             model.encoder.set_attn_implementation("eager")
 
 
-def make_averager(model: TextModel, config: Config, steps_per_epoch: int, total_steps: int) -> Averager | None:
+def make_averager(
+    model: TextModel, config: Config, steps_per_epoch: int, total_steps: int
+) -> Averager | None:
     """The average of the weights that the Config asks for. Raises InputError if it would average nothing."""
     if config.averaging == "none":
         return None
     averager = Averager(model, config, steps_per_epoch)
     if not any(averager.is_due(step, total_steps) for step in range(total_steps + 1)):
         raise InputError(
-            f"swa_start={config.swa_start:g} and swa_every={config.swa_every} average nothing in {total_steps} "
-            "steps; lower them."
+            f"swa_start={config.swa_start:g} and swa_every={config.swa_every} average nothing in "
+            f"{total_steps} steps; lower them."
         )
     return averager
