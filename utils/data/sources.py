@@ -141,10 +141,11 @@ def download_competition(slug: str, target: Path) -> Path:
         downloaded = kagglehub.competition_download(slug, path="train.csv")
     except Exception as error:  # kagglehub passes on errors of requests, of its own and of the file system
         status = getattr(getattr(error, "response", None), "status_code", None)
-        advice = {
+        advice_by_status = {
             401: "Kaggle refused the token; make a new one on its settings page",
             403: f"accept the competition's rules at {address}/rules, then try again",
-        }.get(status, "check the connection and the token")
+        }
+        advice = advice_by_status.get(status or 0, "check the connection and the token")
         reason = f"HTTP {status}" if status else type(error).__name__
         raise InputError(f"{slug} could not be downloaded from Kaggle ({reason}): {advice}.") from None
     with files.atomic_file(target) as temporary:

@@ -114,7 +114,7 @@ def make_loader(
         return Batch(dict(inputs), targets, extras)
 
     return DataLoader(
-        range(len(examples)),
+        range(len(examples)),  # type: ignore[arg-type] # any sequence will do
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=num_workers,

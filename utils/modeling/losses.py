@@ -69,6 +69,7 @@ class MSELoss(Loss):
     """
 
     name = "mse"
+    scale: torch.Tensor
 
     def __init__(self, scale: list[float]):
         super().__init__()

@@ -99,7 +99,7 @@ class TextModel(PreTrainedModel):
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)
-        aligned = {name: extras[name] for name in self.pooling.extras}
+        aligned = {name: (extras or {})[name] for name in self.pooling.extras}
         return TextModelOutput(
             logits=self.head(self.pooling(layers, inputs["attention_mask"], **aligned)),
             hidden_states=layers,

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import nn
 
 from utils.config import Config
-from utils.modeling.model import TextModel
 from utils.tasks.metrics import Metric
 from utils.training.setup import Training
 
@@ -30,7 +30,7 @@ class Progress:
         return bool(scores) and 0 < config.patience <= len(scores) - 1 - metric.best(scores)
 
 
-def current_weights(training: Training, model: TextModel) -> dict[str, torch.Tensor]:
+def current_weights(training: Training, model: nn.Module) -> dict[str, torch.Tensor]:
     """``model``'s weights, as the float32 ones that the optimizer steps if it is the one in training."""
     weights = dict(model.state_dict())
     if model is training.model:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from utils.machine.files import write_json, write_table
-from utils.modeling.model import TextModel
 from utils.runs import artifacts
 from utils.runs.progress import Progress, current_weights
 from utils.training.setup import Training, split_rows
@@ -19,18 +19,12 @@ def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progr
 
     ``reason``: why training stopped.
     """
-    for weights, model in {
-        "last": training.model,
-        "averaged": training.averager and training.averager.model,
-    }.items():
-        if weights in progress.predictions:
-            save(training, model, folder / weights)
+    save(training, training.model, folder / "last")
+    if training.averager is not None and "averaged" in progress.predictions:
+        save(training, training.averager.model, folder / "averaged")
     best = {} if progress.best is None else {"best": progress.best}
-    predictions = {
-        name: (progress.predictions | best)[name]
-        for name in artifacts.WEIGHTS
-        if name in progress.predictions | best
-    }
+    unordered = progress.predictions | best
+    predictions = {weights: unordered[weights] for weights in artifacts.WEIGHTS if weights in unordered}
     values = {"target": training.targets, **predictions}
     write_table(folder / "predictions.csv", training.task.predictions_table(training.held_out.ids, values))
     finished = reason != "time limit"
@@ -41,7 +35,7 @@ def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progr
         shutil.rmtree(folder / "state", ignore_errors=True)
 
 
-def save(training: Training, model: TextModel, folder: Path) -> None:
+def save(training: Training, model: nn.Module, folder: Path) -> None:
     """Save ``model`` as a Hugging Face folder."""
     artifacts.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
 

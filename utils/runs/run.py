@@ -102,11 +102,9 @@ def finished_folds(config: Config) -> dict[int, Path]:
         candidates = [artifacts.fold_folder(config, fold)]
         if config.resume_from:
             with contextlib.suppress(InputError):  # it may be the folder of another fold alone
-                candidates.append(earlier_output(dataclasses.replace(config, fold=fold)))
-        candidates += sorted(
-            KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}")
-        )  # outputs of kernels, attached
-        finished = [folder for folder in candidates if folder and artifacts.is_finished(folder)]
+                candidates += filter(None, [earlier_output(dataclasses.replace(config, fold=fold))])
+        attached = KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}")  # outputs of other kernels
+        finished = [folder for folder in [*candidates, *sorted(attached)] if artifacts.is_finished(folder)]
         if finished:
             folders[fold] = finished[0]
     return folders

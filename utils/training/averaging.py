@@ -62,17 +62,18 @@ class Averager:
 
     def update(self, model: nn.Module, weights: list[torch.Tensor]) -> None:
         """Take ``weights``, the float32 tensors behind ``model.parameters()`` in order, into the average."""
-        self._averaged.update_parameters(SimpleNamespace(parameters=lambda: weights, buffers=model.buffers))
+        source = SimpleNamespace(parameters=lambda: weights, buffers=model.buffers)
+        self._averaged.update_parameters(source)  # type: ignore[arg-type] # it asks for no more than these two
 
 
 class _FedByBatch(nn.Module):
-    """A model as a module of one argument, a Batch, which is all that torch's ``update_bn`` can call."""
+    """A model as a module of one argument, which is all that torch's ``update_bn`` can call."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: dict[str, torch.Tensor]):
+    def forward(self, inputs: dict):
         return self.model(**inputs)
 
 
@@ -82,7 +83,6 @@ def refresh_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> None:
     Free for models without batch norm, such as BERT and RoBERTa.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        inputs = (
-            [{**batch.inputs, "extras": batch.extras}] for batch in batches
-        )  # of a tuple it takes the first
+        # In a list: of a tuple, such as a Batch, update_bn takes the first element.
+        inputs = ([{**batch.inputs, "extras": batch.extras}] for batch in batches)
         update_bn(inputs, _FedByBatch(model).train(model.training))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -86,7 +87,7 @@ def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     "madgrad": Defazio and Jelassi 2021, arXiv:2101.11075; "adamw": Loshchilov and Hutter 2019,
     arXiv:1711.05101; "fused_adam": NVIDIA Apex's AdamW in one kernel.
     """
-    options = {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
     if config.optimizer == "madgrad":
         return MADGRAD(groups, momentum=0.9, **options)
     if config.optimizer == "adamw":

@@ -62,9 +62,9 @@ class LearningRates:
         flat = self.config.swa_flat_lr
         return SWALR(
             self.optimizer,
-            swa_lr=[flat or self.config.swa_lr_factor * peak for peak in self.peaks],
+            swa_lr=[flat or self.config.swa_lr_factor * peak for peak in self.peaks],  # type: ignore[arg-type]
             anneal_epochs=round(self.config.swa_anneal_epochs * self.steps_per_epoch),
-            anneal_strategy=self.config.swa_anneal,
+            anneal_strategy=self.config.swa_anneal,  # type: ignore[arg-type]
         )
 
     def state_dict(self) -> dict:
