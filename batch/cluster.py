@@ -48,8 +48,7 @@ def connect(address: str) -> Any:
     try:
         import ray
     except ImportError:
-        hint = "pip install -r requirements-ray.txt, on every machine."
-        raise InputError(f"Ray is not installed; {hint}") from None
+        raise InputError("Ray is missing; on every machine, pip install -r requirements-ray.txt.") from None
     with tempfile.TemporaryDirectory() as code:
         for name in SHIPPED:
             ignore = shutil.ignore_patterns("__pycache__")
@@ -59,8 +58,7 @@ def connect(address: str) -> Any:
             ray.init(address, runtime_env={"working_dir": code}, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
-            hint = f"({reason}); start one with `ray start`."
-            raise InputError(f"no Ray cluster answers at {address!r} {hint}") from None
+            raise InputError(f"no Ray cluster answers at {address!r} ({reason}); try `ray start`.") from None
     return ray
 
 

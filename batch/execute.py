@@ -119,8 +119,8 @@ def start(words: list[str], environment: dict[str, str], log: IO[bytes]) -> subp
     path = os.pathsep.join(filter(None, [str(runtime.ROOT), os.environ.get("PYTHONPATH")]))
     variables = {**os.environ, **environment, "PYTHONPATH": path}
     words = [sys.executable, "-m", "batch.supervisor", *words]
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": log}
-    return subprocess.Popen(words, **streams, env=variables, start_new_session=True)
+    null, pipe = subprocess.DEVNULL, subprocess.PIPE
+    return subprocess.Popen(words, stdin=pipe, stdout=null, stderr=log, env=variables, start_new_session=True)
 
 
 def wait(process: subprocess.Popen, stopped: Stopped, tick: Tick | None) -> bool:
@@ -170,9 +170,9 @@ def slots(configs: list[Config], wanted: int = 0) -> list[dict[str, str]]:
         size = max(config.devices or len(names) for config in configs)
         groups = [names[i : i + size] for i in range(0, len(names) - size + 1, size)] or [names]
         number = min(wanted or len(groups), len(configs))
-        threads = {"OMP_NUM_THREADS": str(max(1, cores // number))}
+        threads = str(max(1, cores // number))
         visible = [{"CUDA_VISIBLE_DEVICES": ",".join(group)} if all(group) else {} for group in groups]
-        return [{**visible[i % len(groups)], **threads} for i in range(number)]
+        return [{**visible[i % len(groups)], "OMP_NUM_THREADS": threads} for i in range(number)]
     fitting = psutil.virtual_memory().available // max(map(memory_needed, configs))
     processes = max(1, *(config.devices for config in configs))
     number = min(wanted or max(1, min(cores // processes, fitting)), len(configs))

@@ -5,6 +5,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -54,7 +55,8 @@ def parse_options(words: list[str]) -> dict[str, str]:
 
 def check_names(names: Iterable[str]) -> None:
     """Raise InputError for a name that is not a field of Config, suggesting the nearest one."""
-    Config.make(**dict.fromkeys(set(names) - {"preset"}))
+    defaults: dict[str, Any] = dict.fromkeys(set(names) - {"preset"})
+    Config.make(**defaults)
 
 
 def read_yaml(path: str) -> dict:
@@ -80,7 +82,7 @@ def parse_values(name: str, value) -> list:
     if name in SINGLE:
         if isinstance(value, list):
             raise InputError(f"{name}={value!r} cannot be used; it takes one value.")
-        values = [str(value)]
+        values: list = [str(value)]
     elif isinstance(value, list):
         values = [value] if plural and not any(isinstance(item, list) for item in value) else value
         values = [",".join(map(str, item)) if isinstance(item, list) else item for item in values]

@@ -28,8 +28,12 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # Ray's workers block SIGINT, and children inherit it
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     stop = threading.Event()
-    # Not sys.stdin.read: a thread waiting in it would hold its lock when the interpreter shuts down.
-    threading.Thread(target=lambda: (os.read(0, 1), stop.set()), daemon=True).start()
+
+    def wait_for_end_of_input() -> None:
+        os.read(0, 1)  # not sys.stdin.read, whose lock this thread would hold when the interpreter shuts down
+        stop.set()
+
+    threading.Thread(target=wait_for_end_of_input, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     returncode = supervise(process, stop)

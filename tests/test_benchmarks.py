@@ -211,18 +211,8 @@ def test_the_page_says_what_failed_and_takes_ratios_within_turns():
         made_up_turn(ours=200.0, trainer=200.0),
         made_up_turn(ours=400.0, trainer=200.0),
     ]
-    setting = {
-        "data": "sample",
-        "encoder": "minilm",
-        "batch": 16,
-        "length": 256,
-        "precision": "bf16",
-        "mean_length": 200.0,
-        "steps": 24,
-        "flops_per_token": 1e6,
-        "phases": None,
-        "turns": turns,
-    }
+    setting = vars(Setting("sample", "minilm", batch=16, length=256, precision="bf16"))
+    setting |= {"mean_length": 200.0, "steps": 24, "flops_per_token": 1e6, "phases": None, "turns": turns}
     text = sections.throughput_section(METADATA | {"settings": [setting]}, "plot")
     assert "| HF Trainer | 200 | 1.0 | 10% | 1.0 | 2.0 | 2.00 × (1.00 to 3.00) |" in text
     assert "| ours | 300 | 1.5 | 15% | 1.0 | 2.0 |  |" in text

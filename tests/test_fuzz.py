@@ -1,4 +1,4 @@
-"""Bad input of every kind ends in InputError, one sentence, and leaves nothing half-written."""
+"""Any bad input raises InputError with one sentence and leaves no partial file behind."""
 
 import dataclasses
 import shutil
@@ -17,17 +17,27 @@ from utils.tasks import TASKS, add_folds, load_table
 from utils.tasks.regression import Regression
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
+ODD_TEXTS = ["", " ", ",", "a,b", "none", "None", "nan", "inf", "1e400", "-0", "1_0", "٣", "True", "0x10"]
+KNOWN_NAMES = [name for names in [*CHOICES.values(), POOLINGS, TASKS, LOSSES] for name in names]
 JUNK = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.integers(-3, 12), st.floats(), st.floats(-2, 8), st.text(max_size=12),
-    st.sampled_from(["", " ", ",", "a,b", "none", "None", "nan", "inf", "1e400", "-0", "1_0", "٣", "True", "0x10"]),
-    st.sampled_from([name for names in [*CHOICES.values(), POOLINGS, TASKS, LOSSES] for name in names]),
-    st.lists(st.text(max_size=4), max_size=3), st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
-    st.binary(max_size=4), st.complex_numbers(),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(-3, 12),
+    st.floats(),
+    st.floats(-2, 8),
+    st.text(max_size=12),
+    st.sampled_from(ODD_TEXTS),
+    st.sampled_from(KNOWN_NAMES),
+    st.lists(st.text(max_size=4), max_size=3),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+    st.binary(max_size=4),
+    st.complex_numbers(),
+)
 
 
 def attempt(function):
-    """What ``function`` gives, or its sentence."""
+    """The result of ``function`` and None, or None and the sentence of its InputError."""
     try:
         return function(), None
     except InputError as error:
@@ -48,22 +58,30 @@ def test_any_parameter_value_makes_a_config_or_a_sentence(overrides):
     if sentence is None:
         types = {field.name: field.type for field in dataclasses.fields(Config)}
         for name, value in config.to_dict().items():
-            expected = tuple if "tuple" in str(types[name]) else (int, float) if types[name] is float else types[name]
-            assert isinstance(value, expected), name
+            assert isinstance(value, accepted_types(types[name])), name
 
 
+def accepted_types(annotation):
+    if "tuple" in str(annotation):
+        return tuple
+    return (int, float) if annotation is float else annotation
+
+
+ODD_CELLS = ["", "nan", "inf", "-1e999", "1", "0.5", '"', "'", ",", "\n", "\r\n", "\0", "\ufeff", "NULL"]
 CELLS = st.one_of(
     st.text(max_size=8),
-    st.sampled_from(["", "nan", "inf", "-1e999", "1", "0.5", '"', "'", ",", "\n", "\r\n", "\0", "\ufeff", "NULL"]),
+    st.sampled_from(ODD_CELLS),
     st.just("a" * 3000),
     st.floats().map(str),
-)  # fmt: skip
-HEADERS = st.lists(st.sampled_from(["id", "excerpt", "target", "fold", "topic", "", "Target", "id "]), max_size=5)
+)
+COLUMNS = ["id", "excerpt", "target", "fold", "topic", "", "Target", "id "]
+HEADERS = st.lists(st.sampled_from(COLUMNS), max_size=5)
+ENCODINGS = st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "latin-1"])
 
 
 @st.composite
 def files(draw):
-    """A CSV that is nearly right: a good one with some of its parts replaced, or bytes."""
+    """An almost valid CSV file: a good one with some cells replaced or, rarely, random bytes."""
     if draw(st.integers(0, 9)) == 0:
         return draw(st.binary(max_size=200))
     header = ["id", "excerpt", "target"] if draw(st.booleans()) else draw(HEADERS)
@@ -73,9 +91,9 @@ def files(draw):
             row[draw(st.integers(0, 2))] = draw(CELLS)
         if draw(st.integers(0, 20)) == 0:
             row.append(draw(CELLS))
-    lines = [",".join(f'"{cell}"' if draw(st.booleans()) else cell for cell in row) for row in [header, *rows]]
-    text = draw(st.sampled_from(["\n", "\r\n"])).join(lines)
-    return text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-16", "latin-1"])), errors="replace")
+    quoted = [[f'"{cell}"' if draw(st.booleans()) else cell for cell in row] for row in [header, *rows]]
+    text = draw(st.sampled_from(["\n", "\r\n"])).join(",".join(row) for row in quoted)
+    return text.encode(draw(ENCODINGS), errors="replace")
 
 
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -95,27 +113,56 @@ def test_any_file_makes_a_table_or_a_sentence(content, fold_by, n_folds, tmp_pat
     assert [entry.name for entry in tmp_path.iterdir()] == ["train.csv"]
 
 
+NAMED_CHOICES = {"pooling": sorted(POOLINGS), "loss": Regression.losses} | {
+    name: CHOICES[name]
+    for name in ("param_groups", "schedule", "averaging", "swa_anneal", "fold_by", "patience_on")
+}
+OTHER_SETTINGS = {
+    "epochs": st.floats(0.3, 2),
+    "optimizer": st.sampled_from(["madgrad", "adamw"]),
+    "swa_start": st.floats(0, 0.5),
+    "swa_every": st.integers(0, 9),
+    "batch_size": st.integers(1, 99),
+    "accumulation_steps": st.integers(1, 9),
+    "n_dropouts": st.integers(1, 3),
+    "max_length": st.integers(8, 700),
+    "reinit_layers": st.integers(0, 3),
+    "n_folds": st.integers(2, 12),
+    "max_rows": st.integers(8, 40),
+    "lr": st.sampled_from([1e-12, 1e-3, 1e3, 1e30]),
+    "eval_every": st.integers(0, 9),
+    "warmup_ratio": st.floats(0, 1),
+    "swa_anneal_epochs": st.floats(0, 3),
+    "layer_dropout": st.sampled_from([0.0, 1.0]),
+    "head_dropout": st.sampled_from([0.0, 1.0]),
+    "max_grad_norm": st.sampled_from([0.0, 1e-30, 1.0]),
+    "save_every": st.integers(0, 3),
+    "patience": st.integers(0, 2),
+    "swa_flat_lr": st.sampled_from([0.0, 1e3]),
+}
+FREE_TEXTS = [
+    "run",
+    "data",
+    "encoder",
+    "id_column",
+    "text_column",
+    "target_columns",
+    "group_column",
+    "resume_from",
+]
+
+
 @st.composite
 def recipes(draw):
-    """Settings that Config may well take, in combinations that nobody chose."""
-    names = ["pooling", "loss", "param_groups", "schedule", "averaging", "swa_anneal", "fold_by", "patience_on"]
-    choices = CHOICES | {"pooling": sorted(POOLINGS), "loss": Regression.losses}
-    options = {name: draw(st.sampled_from(choices[name])) for name in names if draw(st.booleans())}
-    numbers = {
-        "epochs": st.floats(0.3, 2), "optimizer": st.sampled_from(["madgrad", "adamw"]),
-        "swa_start": st.floats(0, 0.5), "swa_every": st.integers(0, 9),
-        "batch_size": st.integers(1, 99), "accumulation_steps": st.integers(1, 9), "n_dropouts": st.integers(1, 3),
-        "max_length": st.integers(8, 700), "reinit_layers": st.integers(0, 3), "n_folds": st.integers(2, 12),
-        "max_rows": st.integers(8, 40), "lr": st.sampled_from([1e-12, 1e-3, 1e3, 1e30]),
-        "eval_every": st.integers(0, 9), "warmup_ratio": st.floats(0, 1), "swa_anneal_epochs": st.floats(0, 3),
-        "layer_dropout": st.sampled_from([0.0, 1.0]),
-        "head_dropout": st.sampled_from([0.0, 1.0]), "max_grad_norm": st.sampled_from([0.0, 1e-30, 1.0]),
-        "save_every": st.integers(0, 3), "patience": st.integers(0, 2), "swa_flat_lr": st.sampled_from([0.0, 1e3]),
-    }  # fmt: skip
-    texts = ["run", "data", "encoder", "id_column", "text_column", "target_columns", "group_column", "resume_from"]
+    """Mostly valid settings in combinations that nobody chose."""
+    options = {
+        name: draw(st.sampled_from(names)) for name, names in NAMED_CHOICES.items() if draw(st.booleans())
+    }
     if draw(st.integers(0, 4)) == 0:
-        options[draw(st.sampled_from(texts))] = draw(st.text(max_size=6))
-    return options | {name: draw(strategy) for name, strategy in numbers.items() if draw(st.integers(0, 2)) == 0}
+        options[draw(st.sampled_from(FREE_TEXTS))] = draw(st.text(max_size=6))
+    return options | {
+        name: draw(strategy) for name, strategy in OTHER_SETTINGS.items() if draw(st.integers(0, 2)) == 0
+    }
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -128,12 +175,12 @@ def test_any_recipe_trains_or_says_why_not(recipe, workspace):
         return fit_fold(config, add_folds(load_table(config), config))
 
     folder, sentence = attempt(train)
-    event("trained" if folder else f"refused: {sentence[:40]}")  # seen with --hypothesis-show-statistics
+    event("trained" if folder else f"refused: {sentence[:40]}")  # printed with --hypothesis-show-statistics
     run_folder = workspace / "output" / "tiny"
     if folder is not None:
         assert (folder / "result.json").is_file()
-        assert not list(folder.glob("**/.*")), "nothing half-written"
-    else:  # it may have diverged on the way: what is there is whole
+        assert not list(folder.glob("**/.*")), "a partial file was left behind"
+    else:  # it may have diverged after some files were written; none of them may be partial
         assert not list(run_folder.glob("fold-0/**/.*"))
     assert runtime.workspace() == workspace
 

@@ -104,7 +104,9 @@ def test_data_of_ones_own_reach_the_machines_that_share_no_disk(cluster, tmp_pat
 
 def test_a_missing_ray_is_reported_in_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match=r"Ray is not installed; pip install -r requirements-ray\.txt"):
+    with pytest.raises(
+        InputError, match=r"Ray is missing; on every machine, pip install -r requirements-ray\.txt"
+    ):
         clusters.connect("auto")
 
 

@@ -1,4 +1,4 @@
-"""A small table as a file."""
+"""A small well-formed CSV file."""
 
 GOOD = "id,excerpt,target\n" + "".join(f"r{i},some words here,{i}.5\n" for i in range(10))
 

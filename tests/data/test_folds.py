@@ -1,4 +1,3 @@
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,18 +15,18 @@ from utils.tasks import add_folds
     fold_by=st.sampled_from(["kfold", "stratified", "group"]),
     seed=st.integers(0, 9),
 )
-def test_folds_part_the_rows(n, n_folds, fold_by, seed):
+def test_folds_partition_the_rows(n, n_folds, fold_by, seed):
     generator = np.random.default_rng(seed)
-    table = pd.DataFrame(
-        {"id": [f"r{i}" for i in range(n)], "target": generator.normal(size=n).round(1), "topic": np.arange(n) % 7}
-    )
+    columns = {"target": generator.normal(size=n).round(1), "topic": np.arange(n) % 7}
+    table = pd.DataFrame({"id": [f"r{i}" for i in range(n)], **columns})
     config = Config.make("demo", n_folds=n_folds, fold_by=fold_by, group_column="topic", seed=seed)
     folds = add_folds(table, config)["fold"]
     assert sorted(set(folds)) == list(range(n_folds))
     if fold_by == "group":
         assert (folds.groupby(table["topic"]).nunique() == 1).all()
     else:
-        assert folds.value_counts().max() - folds.value_counts().min() <= (1 if fold_by == "kfold" else n // n_folds)
+        sizes = folds.value_counts()
+        assert sizes.max() - sizes.min() <= (1 if fold_by == "kfold" else n // n_folds)
     pd.testing.assert_series_equal(folds, add_folds(table, config)["fold"])
 
 
@@ -39,14 +38,14 @@ def test_kfold_is_the_published_split(rows):
         assert set(folds.index[folds == number]) == set(held_out)
 
 
-def test_stratified_folds_have_like_targets():
+def test_stratified_folds_have_similar_targets():
     table = pd.DataFrame({"id": map(str, range(500)), "target": np.random.default_rng(0).gumbel(size=500)})
     means = add_folds(table, Config.make("demo", fold_by="stratified")).groupby("fold")["target"].mean()
-    random = add_folds(table, Config.make("demo", fold_by="kfold")).groupby("fold")["target"].mean()
-    assert means.std() < random.std() / 2
+    random_means = add_folds(table, Config.make("demo", fold_by="kfold")).groupby("fold")["target"].mean()
+    assert means.std() < random_means.std() / 2
 
 
-def test_rows_without_a_group_stand_alone():
+def test_each_row_without_a_group_is_a_group_of_its_own():
     table = pd.DataFrame({"id": map(str, range(40)), "target": 0.0, "topic": ["a"] * 10 + [""] * 30})
     folds = add_folds(table, Config.make("demo"))["fold"]
     assert folds[:10].nunique() == 1

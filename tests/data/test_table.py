@@ -1,4 +1,3 @@
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +12,9 @@ from utils.tasks import add_folds, load_table
 
 
 def test_the_sample_is_what_its_readme_says():
-    train, test = (pd.read_csv(runtime.ROOT / "data" / "sample" / f"{name}.csv") for name in ("train", "test"))
+    train, test = (
+        pd.read_csv(runtime.ROOT / "data" / "sample" / f"{name}.csv") for name in ("train", "test")
+    )
     columns = ["id", "url_legal", "license", "excerpt", "target", "standard_error", "topic"]
     assert list(train.columns) == columns
     assert list(test.columns) == [name for name in columns if name not in ("target", "standard_error")]
@@ -23,11 +24,11 @@ def test_the_sample_is_what_its_readme_says():
     assert len(levels) == 6
     assert (train.groupby("topic")["target"].nunique() == 6).all()
     assert not set(train["topic"]) & set(test["topic"])
-    every = pd.concat([train, test])
-    assert every["id"].is_unique
-    assert every["excerpt"].is_unique
-    assert every["excerpt"].str.split().str.len().between(60, 120).all()
-    # The length must not give the level away.
+    both = pd.concat([train, test])
+    assert both["id"].is_unique
+    assert both["excerpt"].is_unique
+    assert both["excerpt"].str.split().str.len().between(60, 120).all()
+    # The number of words must not give the level away.
     assert abs(np.corrcoef(train["excerpt"].str.split().str.len(), train["target"])[0, 1]) < 0.2
     submission = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv")
     assert list(submission.columns) == ["id", "target"]
@@ -36,8 +37,9 @@ def test_the_sample_is_what_its_readme_says():
 
 def test_no_two_texts_of_the_sample_share_a_sentence():
     table = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv")
-    sentences = [s.strip() for text in table["excerpt"] for s in text.replace("\n", " ").split(". ") if len(s) > 30]
-    assert len(sentences) == len(set(sentences))
+    sentences = table["excerpt"].str.replace("\n", " ").str.split(". ", regex=False).explode()
+    sentences = sentences[sentences.str.len() > 30].str.strip()
+    assert sentences.is_unique
 
 
 @pytest.mark.parametrize(
@@ -65,7 +67,7 @@ def test_no_two_texts_of_the_sample_share_a_sentence():
         (b"\x89PNG\r\n\x1a\n\x00\x00\xff\xfe", "not UTF-8"),
     ],
 )
-def test_a_bad_file_is_refused_in_one_sentence(tmp_path, plain, content, words):
+def test_a_bad_file_is_refused_in_one_sentence(tmp_path, content, words):
     path = write(tmp_path / "train.csv", content)
     with pytest.raises(InputError, match=words) as caught:
         load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
@@ -73,50 +75,51 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path, plain, content, words):
     assert "train.csv" in str(caught.value)
 
 
-def test_ones_own_table_needs_no_group_column(tmp_path):
+def test_your_own_table_needs_no_group_column(tmp_path):
     """The README's command, word for word, on the default preset."""
-    path = write(tmp_path / "essays.csv", "essay,text,clarity,style\n" + "".join(f"{i},t,{i},2\n" for i in range(9)))
-    config = Config.make("demo", data=path, id_column="essay", text_column="text", target_columns="clarity,style",
-                         fold_by="kfold")  # fmt: skip
+    rows = "".join(f"{i},t,{i},2\n" for i in range(9))
+    columns = {"id_column": "essay", "text_column": "text", "target_columns": "clarity,style"}
+    path = write(tmp_path / "essays.csv", "essay,text,clarity,style\n" + rows)
+    config = Config.make("demo", data=path, fold_by="kfold", **columns)
     assert config.run_name == "demo-essays"
     assert len(add_folds(load_table(config), config)) == 9
 
 
-def test_texts_that_are_no_text(rows, plain):
+def test_a_text_that_is_not_a_string_is_refused(rows, plain):
     rows["excerpt"] = rows["excerpt"].astype(object)
     rows.loc[4, "excerpt"] = 12.5
     with pytest.raises(InputError, match=r"something that is not text in row 5.*12\.5"):
         check_table(rows, plain)
 
 
-def test_nothing_is_taken_for_missing(tmp_path):
-    """pandas would read the texts NA and null as missing values."""
-    path = write(tmp_path / "t.csv", GOOD.replace("r3,some words here", "r3,NA").replace("r4,some words", "r4,null"))
+def test_no_text_is_taken_for_a_missing_value(tmp_path):
+    """By default pandas would read NA and null as missing values."""
+    content = GOOD.replace("r3,some words here", "r3,NA").replace("r4,some words here", "r4,null")
+    path = write(tmp_path / "t.csv", content)
     table = load_table(Config.make("demo", data=path, fold_by="kfold", group_column=""))
-    assert table.loc[3, "excerpt"] == "NA"
+    assert table.loc[[3, 4], "excerpt"].tolist() == ["NA", "null"]
 
 
-def test_a_byte_order_mark_and_other_columns_are_no_matter(tmp_path):
+def test_a_byte_order_mark_and_other_column_names_are_accepted(tmp_path):
     path = write(tmp_path / "t.csv", b"\xef\xbb\xbf" + GOOD.replace("excerpt,target", "words,ease").encode())
-    config = Config.make(
-        "demo", data=path, text_column="words", target_columns="ease", fold_by="kfold", group_column=""
-    )
+    columns = {"text_column": "words", "target_columns": "ease", "group_column": ""}
+    config = Config.make("demo", data=path, fold_by="kfold", **columns)
     assert load_table(config)["ease"].tolist() == [i + 0.5 for i in range(10)]
 
 
-def test_max_rows_keeps_a_random_part(plain):
+def test_max_rows_keeps_that_many_rows():
     table = load_table(Config.make("tiny", max_rows=30))
     assert len(table) == 30
     assert list(table.index) == list(range(30))
 
 
 @given(st.text())
-def test_cleaning_glues_no_words_together(text):
+def test_cleaning_keeps_words_apart(text):
     assert clean_text(text).split() == text.split()
     assert "\n" not in clean_text(text)
 
 
-def test_the_fingerprint_tells_data_apart(tiny, tiny_table):
+def test_the_fingerprint_changes_with_the_data(tiny, tiny_table):
     config = tiny()
     same = fingerprint(tiny_table.assign(extra=1), config)
     assert fingerprint(tiny_table, config) == same

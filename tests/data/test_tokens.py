@@ -27,10 +27,11 @@ def test_batches_hold_every_row_once_and_are_a_function_of_seed_and_epoch(length
     assert max(map(len, batches)) <= batch_size
     assert len(batches) == -(-len(lengths) // batch_size)
     assert batches == tokens.training_batches(lengths, batch_size, seed, epoch)
-    assert sorted(r for b in tokens.evaluation_batches(lengths, batch_size) for r in b) == list(range(len(lengths)))
+    batches = tokens.evaluation_batches(lengths, batch_size)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
 
 
-def test_epochs_differ_and_lengths_are_alike_within_a_batch():
+def test_epochs_differ_and_lengths_within_a_batch_are_similar():
     lengths = np.random.default_rng(0).integers(20, 256, 600).tolist()
     batches = tokens.training_batches(lengths, 16, 2021, 0)
     assert batches != tokens.training_batches(lengths, 16, 2021, 1)
@@ -46,26 +47,30 @@ def test_epochs_differ_and_lengths_are_alike_within_a_batch():
 def test_a_loader_pads_to_its_longest_text_and_leaves_the_random_state_alone(
     rows, plain, workspace, max_length, multiple
 ):
-    """... and on to a multiple of 8, or of what divides ``max_length``, so that nothing is longer than that."""
+    """It pads to a multiple of 8, or of 4, 2 or 1 where 8 does not divide ``max_length``."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
     tokenizer.model_max_length = max_length
     rows["excerpt"] = [" ".join("a" * (i + 1)) for i in range(12)]
     config = dataclasses.replace(plain, max_length=max_length)
-    texts = make_task(config).encode(make_task(config).check(check_table(rows, config), "the table"), tokenizer)
-    assert texts.lengths == sorted(texts.lengths)
+    task = make_task(config)
+    examples = task.encode(task.check(check_table(rows, config), "the table"), tokenizer)
+    assert examples.lengths == sorted(examples.lengths)
     before = torch.get_rng_state()
-    batches = list(tokens.make_loader(texts, [[0, 3], [11, 2]], tokenizer))
+    batches = list(tokens.make_loader(examples, [[0, 3], [11, 2]], tokenizer))
     assert torch.equal(before, torch.get_rng_state())
-    longest = [texts.lengths[3], texts.lengths[11]]
+    longest = [examples.lengths[3], examples.lengths[11]]
     assert longest == [6, min(14, max_length)]
     padded = [batch.inputs["input_ids"].shape[1] for batch in batches]
     assert padded == [math.ceil(length / multiple) * multiple for length in longest]
     assert max(padded) <= max_length
-    assert batches[0].inputs["attention_mask"].sum(dim=1).tolist() == [texts.lengths[0], texts.lengths[3]]
+    assert batches[0].inputs["attention_mask"].sum(dim=1).tolist() == [
+        examples.lengths[0],
+        examples.lengths[3],
+    ]
     assert batches[1].targets.flatten().tolist() == pytest.approx([1.1, 0.2])
 
 
-def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):
+def test_truncated_texts_keep_their_special_tokens(workspace):
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
     inputs, lengths = tokens.tokenize(["many words " * 50], tokenizer, 16)
     assert lengths == [16]
@@ -73,21 +78,22 @@ def test_tokens_are_cut_to_max_length_with_their_special_ones(workspace):
     assert inputs["input_ids"][-1] == tokenizer.sep_token_id
 
 
-def test_tokens_take_few_bytes_and_are_those_of_each_text_alone(rows, plain, workspace):
+def test_tokens_take_four_bytes_each_and_are_those_of_each_text_alone(rows, plain, workspace):
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
     table = check_table(pd.concat([rows] * 100, ignore_index=True).assign(id=range(1200)), plain)
     table[plain.text_column] += [" word" * (i % 7) for i in range(1200)]
-    texts = make_task(plain).encode(table, tokenizer, plain.max_length)
+    examples = make_task(plain).encode(table, tokenizer, plain.max_length)
     for row in (0, 1, 999, 1000, 1199):
         alone = tokenizer(table[plain.text_column][row])
-        own = {name: values[texts.slice(row)].tolist() for name, values in texts.tokens.items()}
-        assert own == {name: alone[name] for name in texts.tokens}
-        assert texts.lengths[row] == len(alone["input_ids"])
-    assert sum(values.nbytes for values in texts.tokens.values()) == 4 * len(texts.tokens) * sum(texts.lengths)
+        for name, values in examples.tokens.items():
+            assert values[examples.slice(row)].tolist() == alone[name]
+        assert examples.lengths[row] == len(alone["input_ids"])
+    n_bytes = sum(values.nbytes for values in examples.tokens.values())
+    assert n_bytes == 4 * len(examples.tokens) * sum(examples.lengths)
 
 
 def test_extras_are_padded_with_the_tokens_on_the_tokenizers_side(rows, plain, workspace):
-    """Token-aligned values travel with the examples, and the model keeps them from the encoder."""
+    """Extras have a value per token. They are no part of what the encoder is given."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
     examples = make_task(plain).encode(check_table(rows, plain, targets=False), tokenizer, 16)
     examples.extras["distance"] = np.concatenate([np.arange(1, length + 1) for length in examples.lengths])
@@ -97,8 +103,12 @@ def test_extras_are_padded_with_the_tokens_on_the_tokenizers_side(rows, plain, w
         mask = batch.inputs["attention_mask"].bool()
         assert set(batch.inputs) == {"input_ids", "token_type_ids", "attention_mask"}
         for row, example in enumerate((0, 5)):
-            assert batch.extras["distance"][row][mask[row]].tolist() == list(range(1, examples.lengths[example] + 1))
+            assert batch.extras["distance"][row][mask[row]].tolist() == list(
+                range(1, examples.lengths[example] + 1)
+            )
         assert not batch.extras["distance"][~mask].any()
     one, other = batch.split(2)
-    assert torch.equal(torch.cat([one.extras["distance"], other.extras["distance"]]), batch.extras["distance"])
+    assert torch.equal(
+        torch.cat([one.extras["distance"], other.extras["distance"]]), batch.extras["distance"]
+    )
     assert torch.equal(one.inputs["input_ids"], batch.inputs["input_ids"][:1])

@@ -23,13 +23,18 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
     folder = tmp_path / "best"
     with files.atomic_folder(folder) as new:
         (new / "weights").write_text("old")
-    with pytest.raises(OSError, match="No space left"), files.atomic_folder(folder) as new:
-        (new / "weights").write_text("half")
-        raise OSError(28, "No space left on device")
+
+    def fail():
+        with files.atomic_folder(folder) as new:
+            (new / "weights").write_text("partial")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        fail()
     assert (folder / "weights").read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"], "and nothing half-written"
+    assert [path.name for path in tmp_path.iterdir()] == ["best"], "a partial folder was left behind"
 
 
-def test_messages_show_paths_inside_the_workspace_alone(workspace):
+def test_messages_shorten_only_paths_inside_the_workspace(workspace):
     assert runtime.display_path(workspace / "output" / "x") == "output/x"
     assert runtime.display_path("/elsewhere/x") == "/elsewhere/x"

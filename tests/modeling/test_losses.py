@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,39 +16,47 @@ TORCH = {
 
 
 class SoftF1(Loss):
-    """1 - F1 of probabilities: three statistics, of which the loss is a ratio."""
+    """1 - F1, computed on probabilities. Three statistics, and the loss is a ratio of them."""
 
     n_statistics = 3
 
     def statistics(self, outputs, targets):
         share = outputs.sigmoid()
-        return torch.stack([(share * targets).sum(), (share * (1 - targets)).sum(), ((1 - share) * targets).sum()])
+        return torch.stack(
+            [(share * targets).sum(), (share * (1 - targets)).sum(), ((1 - share) * targets).sum()]
+        )
 
     def reduce(self, means):
         true, false, missed = means
         return 1 - 2 * true / (2 * true + false + missed)
 
 
-def made(name):
+def make_loss(name):
     return SoftF1() if name == "soft_f1" else LOSSES[name]([2.0, 0.5])
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_losses_are_torchs_in_units_of_the_scale(name):
+def test_losses_equal_torchs_in_units_of_the_scale(name):
     outputs, targets, scale = torch.randn(5, 2), torch.randn(5, 2), torch.tensor([2.0, 0.5])
-    torch.testing.assert_close(made(name)(outputs, targets), TORCH[name](outputs / scale, targets / scale))
+    torch.testing.assert_close(
+        make_loss(name)(outputs, targets), TORCH[name](outputs / scale, targets / scale)
+    )
 
 
-@given(name=st.sampled_from([*TORCH, "soft_f1"]), cuts=st.lists(st.integers(1, 11), max_size=5), seed=st.integers(0, 99))
+@given(
+    name=st.sampled_from([*TORCH, "soft_f1"]),
+    cuts=st.lists(st.integers(1, 11), max_size=5),
+    seed=st.integers(0, 99),
+)
 def test_any_split_of_a_batch_gives_the_whole_batchs_gradient(name, cuts, seed):
-    """The way that the training loop goes, in double precision."""
+    """The computation of the training loop, in double precision."""
     generator = torch.Generator().manual_seed(seed)
-    loss = made(name).double()
+    loss = make_loss(name).double()
     outputs = torch.randn(12, 2, dtype=torch.float64, generator=generator).requires_grad_()
     targets = (torch.rand(12, 2, generator=generator) > 0.5).double()
     (expected,) = torch.autograd.grad(loss(outputs, targets), outputs)
     ends = sorted({0, 12, *cuts})
-    parts = [slice(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    parts = [slice(start, end) for start, end in pairwise(ends)]
     counts = sum(loss.counts(targets[part]) for part in parts)
     means = sum(loss.statistics(outputs[part], targets[part]) / counts for part in parts).detach()
     torch.testing.assert_close(loss.reduce(means), loss(outputs, targets).detach(), check_dtype=False)
@@ -59,5 +69,5 @@ def test_any_split_of_a_batch_gives_the_whole_batchs_gradient(name, cuts, seed):
 
 
 def test_an_additive_loss_needs_no_outer_factor():
-    assert [name for name in TORCH if made(name).is_additive] == ["mse", "smooth_l1"]
+    assert [name for name in TORCH if make_loss(name).is_additive] == ["mse", "smooth_l1"]
     assert not SoftF1().is_additive

@@ -24,10 +24,11 @@ INPUTS = {"input_ids": torch.arange(5, 41).view(3, 12), "attention_mask": torch.
 INPUTS["attention_mask"][1, 8:] = 0
 
 
-def make(family="bert", pooling="cls_layers", **head):
+def make_model(family="bert", pooling="cls_layers", **head):
     torch.manual_seed(0)
-    head = HeadConfig(**{"outputs": ("target",), **head})
-    return TextModel(TextModelConfig(encoder=FAMILIES[family], pooling=pooling, head=head)).eval()
+    head_config = HeadConfig(**{"outputs": ("target",), **head})
+    config = TextModelConfig(encoder=FAMILIES[family], pooling=pooling, head=head_config)
+    return TextModel(config).eval()
 
 
 @pytest.fixture(scope="module")
@@ -37,29 +38,29 @@ def folder(tmp_path_factory):
     return make_tiny_encoder(path / "tiny")
 
 
-# --- forward -----------------------------------------------------------------------------------------------------
+# --- forward -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_scores_and_learns_with_every_pooling(family, pooling):
-    model = make(family, pooling=pooling, outputs=("a", "b")).train()
+    model = make_model(family, pooling=pooling, outputs=("a", "b")).train()
     logits = model(**INPUTS).logits
     assert logits.shape == (3, 2)
     logits.square().sum().backward()
-    # modernbert's and others' tokens beyond the batch have no gradient, but every tensor must have one.
-    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    # A tensor without a gradient would take no part in training.
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
 @pytest.mark.parametrize("pooling", ["cls_layers", "mean_layers", "cls", "attention"])
 def test_padding_does_not_change_a_score(pooling):
-    model = make(pooling=pooling)
+    model = make_model(pooling=pooling)
     short = {name: value[1:2, :8] for name, value in INPUTS.items()}
     torch.testing.assert_close(model(**INPUTS).logits[1:2], model(**short).logits)
 
 
 def test_layer_pooling_is_the_weighted_sum_of_the_layers():
-    model = make(pooling="cls_layers")
+    model = make_model(pooling="cls_layers")
     states = model(**INPUTS).hidden_states
     weights = torch.tensor([-3.0, -3.0, -3.0, 0.0]).softmax(0)
     expected = sum(weight * state[:, 0] for weight, state in zip(weights, states, strict=True))
@@ -67,7 +68,7 @@ def test_layer_pooling_is_the_weighted_sum_of_the_layers():
 
 
 def test_mean_pooling_leaves_padding_out():
-    model = make(pooling="mean_layers")
+    model = make_model(pooling="mean_layers")
     states = [torch.randn(3, 12, 32) for _ in range(4)]
     weights = model.pooling.layer_weights.detach().softmax(0)
     expected = sum(weight * state[1, :8].mean(0) for weight, state in zip(weights, states, strict=True))
@@ -75,24 +76,25 @@ def test_mean_pooling_leaves_padding_out():
 
 
 def test_multi_sample_dropout_averages_masks_of_the_same_vector():
-    head = make(dropout=0.5, n_dropouts=400).head
+    head = make_model(dropout=0.5, n_dropouts=400).head
     pooled = torch.randn(2, 32)
     exact = head.multi_sample_dropout(pooled)
     sampled = head.train().multi_sample_dropout(pooled)
     assert not torch.equal(exact, sampled)
-    one = Head(32, HeadConfig(("target",), dropout=0.5, n_dropouts=1)).train()
-    one.load_state_dict(head.state_dict())
-    spread = torch.stack([one.multi_sample_dropout(pooled) for _ in range(50)]).std(dim=0)
+    single = Head(32, HeadConfig(("target",), dropout=0.5, n_dropouts=1)).train()
+    single.load_state_dict(head.state_dict())
+    spread = torch.stack([single.multi_sample_dropout(pooled) for _ in range(50)]).std(dim=0)
     assert ((sampled - exact).abs() < 4 * spread / 20).all()
 
 
 def test_scores_are_in_the_targets_units():
-    plain, scaled = make(outputs=("a", "b")), make(outputs=("a", "b"), location=(5.0, -1.0), scale=(2.0, 0.5))
+    plain = make_model(outputs=("a", "b"))
+    scaled = make_model(outputs=("a", "b"), location=(5.0, -1.0), scale=(2.0, 0.5))
     expected = plain(**INPUTS).logits * torch.tensor([2.0, 0.5]) + torch.tensor([5.0, -1.0])
     torch.testing.assert_close(scaled(**INPUTS).logits, expected)
 
 
-# --- building ----------------------------------------------------------------------------------------------------
+# --- building ----------------------------------------------------------------------------------------------
 
 
 def test_a_built_model_has_the_pretrained_encoder_and_a_fresh_head(folder):
@@ -115,16 +117,16 @@ def test_dropout_inside_the_encoder_is_set_whatever_it_is_called(family, folder,
     AutoModel.from_config(FAMILIES[family]).save_pretrained(tmp_path)
     for file in folder.glob("tokenizer*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    model, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.0, head_dropout=0.0))
-    model.train()
-    assert torch.equal(model(**INPUTS).logits, model(**INPUTS).logits)
-    kept, _ = build_model(Config.make("tiny", encoder=str(tmp_path), encoder_dropout=0.3, head_dropout=0.0))
-    assert not torch.equal(kept.train()(**INPUTS).logits, kept(**INPUTS).logits)
+    for dropout, repeats in ((0.0, True), (0.3, False)):
+        config = Config.make("tiny", encoder=str(tmp_path), encoder_dropout=dropout, head_dropout=0.0)
+        model, _ = build_model(config)
+        model.train()
+        assert torch.equal(model(**INPUTS).logits, model(**INPUTS).logits) == repeats
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert"])
-def test_reinitialising_touches_the_top_layers_alone(family):
-    encoder = make(family).encoder
+def test_reinitialising_changes_only_the_top_layers(family):
+    encoder = make_model(family).encoder
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     reinitialize(encoder, 1)
     stack, _ = encoder_layers(encoder)
@@ -140,32 +142,30 @@ def test_reinitialising_works_on_loaded_weights(folder):
     fresh, _ = build_model(Config.make("tiny", encoder=str(folder), reinit_layers=1))
     name = "encoder.layer.{}.attention.self.query.weight"
     assert torch.equal(plain.encoder.state_dict()[name.format(0)], fresh.encoder.state_dict()[name.format(0)])
-    assert not torch.equal(plain.encoder.state_dict()[name.format(1)], fresh.encoder.state_dict()[name.format(1)])
+    assert not torch.equal(
+        plain.encoder.state_dict()[name.format(1)], fresh.encoder.state_dict()[name.format(1)]
+    )
 
 
-def test_a_folder_with_a_sentencepiece_model_alone_has_a_tokenizer(tmp_path):
-    """DeBERTa-v3 comes like this from the hub."""
+def test_a_sentencepiece_model_is_enough_for_a_tokenizer(tmp_path):
+    """The Hugging Face hub distributes DeBERTa-v3 like this."""
     import sentencepiece
 
     texts = tmp_path / "texts"
     texts.write_text("\n".join(f"some plain words to learn pieces from, number {i}" for i in range(200)))
-    special = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3, "pad_piece": "[PAD]", "bos_piece": "[CLS]",
-               "eos_piece": "[SEP]"}  # fmt: skip
+    ids = {"pad_id": 0, "bos_id": 1, "eos_id": 2, "unk_id": 3}
+    pieces = {"pad_piece": "[PAD]", "bos_piece": "[CLS]", "eos_piece": "[SEP]"}
+    vocabulary = {"vocab_size": 50, "hard_vocab_limit": False, **ids, **pieces}
     sentencepiece.SentencePieceTrainer.train(
-        input=str(texts),
-        model_prefix=str(tmp_path / "spm"),
-        vocab_size=50,
-        hard_vocab_limit=False,
-        minloglevel=2,
-        **special,
+        input=str(texts), model_prefix=str(tmp_path / "spm"), minloglevel=2, **vocabulary
     )
     AutoModel.from_config(FAMILIES["deberta-v2"]).save_pretrained(tmp_path)
     _, tokenizer = build_model(Config.make("tiny", encoder=str(tmp_path)))
-    ids = tokenizer("plain words").input_ids
-    assert tokenizer.convert_ids_to_tokens([ids[0], ids[-1]]) == ["[CLS]", "[SEP]"]
+    first, *_, last = tokenizer("plain words").input_ids
+    assert tokenizer.convert_ids_to_tokens([first, last]) == ["[CLS]", "[SEP]"]
 
 
-# --- bad encoders ------------------------------------------------------------------------------------------------
+# --- bad encoders ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_folder_with_a_sentencepiece_model_alone_has_a_tokenizer(tmp_path):
         ("config.json", "no config.json"),
     ],
 )
-def test_an_incomplete_folder_is_named(folder, tmp_path, missing, words):
+def test_what_an_incomplete_folder_lacks_is_named(folder, tmp_path, missing, words):
     for file in folder.iterdir():
         if file.name not in (missing, "vocab.txt"):
             (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -184,10 +184,10 @@ def test_an_incomplete_folder_is_named(folder, tmp_path, missing, words):
         build_model(Config.make("tiny", encoder=str(tmp_path)))
 
 
-def test_weights_of_another_model_or_cut_short_are_refused(folder, tmp_path):
+def test_weights_of_another_model_and_truncated_weights_are_refused(folder, tmp_path):
     for file in folder.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    FAMILIES["bert"].save_pretrained(tmp_path)  # another shape than the weights'
+    FAMILIES["bert"].save_pretrained(tmp_path)  # not the shape of the weights
     with pytest.raises(InputError, match=r"its weights cannot be loaded|lack"):
         build_model(Config.make("tiny", encoder=str(tmp_path)))
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
@@ -197,7 +197,7 @@ def test_weights_of_another_model_or_cut_short_are_refused(folder, tmp_path):
         build_model(Config.make("tiny", encoder=str(tmp_path)))
 
 
-def test_an_unknown_encoder_and_a_text_longer_than_it_reads(folder):
+def test_an_unknown_encoder_and_too_large_a_max_length_are_refused(folder):
     with pytest.raises(InputError, match="encoder='nobody/nothing': its config cannot be loaded"):
         build_model(Config.make("tiny", encoder="nobody/nothing"))
     with pytest.raises(InputError, match=r"max_length=513 is too long.*512 tokens"):
@@ -214,17 +214,18 @@ def test_minilm_is_checked_before_it_is_used(monkeypatch):
         encoder_source("minilm")
 
 
-# --- saving and loading ------------------------------------------------------------------------------------------
+# --- saving and loading ------------------------------------------------------------------------------------
 
 
-def roundtrip(path):
-    """Every family's model, trained a little, comes back from its folder exactly."""
+def roundtrip(folder):
+    """Save and load a model of every family: all its weights must come back exactly."""
     for family in FAMILIES:
-        model = make(family, outputs=("a", "b"), location=(1.0, 2.0), scale=(3.0, 4.0), pooling="attention")
+        scaling = {"location": (1.0, 2.0), "scale": (3.0, 4.0)}
+        model = make_model(family, outputs=("a", "b"), pooling="attention", **scaling)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.01)
-        for directory in (path / family / "plain", path / family / "averaged"):
+        for directory in (folder / family / "plain", folder / family / "averaged"):
             if directory.name == "plain":
                 model.save_pretrained(directory)
             else:
@@ -237,7 +238,7 @@ def roundtrip(path):
             assert torch.equal(model(**INPUTS).logits, loaded(**INPUTS).logits), family
             eager = TextModel.from_pretrained(directory, attn_implementation="eager").eval()
             assert len(eager(**INPUTS, output_attentions=True).attentions) == 3
-            assert sorted(p.suffix for p in directory.iterdir()) == [".json", ".safetensors"]
+            assert sorted(path.suffix for path in directory.iterdir()) == [".json", ".safetensors"]
 
 
 class _NoTokenizer:
@@ -268,13 +269,12 @@ assert (folder / "result.json").exists()
 print("came back")
 """
     environment = {**os.environ, "PYTHONPATH": f"{oldest}{os.pathsep}{runtime.ROOT}"}
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.endswith("came back\n"), done.stderr[-3000:]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.stdout.endswith("came back\n"), process.stderr[-3000:]
 
 
-def test_loading_what_is_not_there(tmp_path):
+def test_loading_from_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no model; name a folder of weights, or train that fold"):
         load_model(tmp_path)
     with pytest.raises(InputError, match="holds no model; train that fold first"):
@@ -287,20 +287,27 @@ def test_loading_what_is_not_there(tmp_path):
     ("model_type", "words"),
     [("text_regressor", "was trained by an earlier version of this suite"), ("bert", "holds a bert model")],
 )
-def test_weights_of_another_kind_are_refused(model_type, words, tmp_path):
+def test_a_model_of_another_type_is_refused(model_type, words, tmp_path):
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     with pytest.raises(InputError, match=words):
         load_model(tmp_path)
 
 
-def test_the_tiny_encoder_is_the_same_wherever_it_is_made(tmp_path):
-    """Or the same seed would not give the same weights on two machines of a cluster."""
-    code = "import sys; from pathlib import Path; from utils.machine.encoders import make_tiny_encoder; make_tiny_encoder(Path(sys.argv[1]))"
+def test_the_tiny_encoder_is_the_same_on_every_machine(tmp_path):
+    """Otherwise the same seed would give different weights on two machines of a cluster."""
+    code = """
+import sys
+from pathlib import Path
+from utils.machine.encoders import make_tiny_encoder
+make_tiny_encoder(Path(sys.argv[1]))
+"""
     folders = [tmp_path / name for name in ("one", "other")]
     for number, folder in enumerate(folders):
         environment = {**os.environ, "PYTHONHASHSEED": str(number)}
-        subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=runtime.ROOT, env=environment)
+        subprocess.run(
+            [sys.executable, "-c", code, str(folder)], check=True, cwd=runtime.ROOT, env=environment
+        )
     names = sorted(path.name for path in folders[0].iterdir())
     assert "model.safetensors" in names
     for name in names:

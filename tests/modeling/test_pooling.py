@@ -18,7 +18,7 @@ def mask():
 
 @pytest.mark.parametrize("name", POOLINGS)
 def test_the_weights_are_the_shares_that_make_up_the_pooled_vector(name, mask):
-    """What attention rollout and the layer plot read is what ``forward`` does."""
+    """Attention rollout and the plot of layers read ``weights``, which must agree with ``forward``."""
     torch.manual_seed(1)
     pooling = POOLINGS[name](WIDTH, LAYERS).eval()
     pooling.initialize()
@@ -26,7 +26,7 @@ def test_the_weights_are_the_shares_that_make_up_the_pooled_vector(name, mask):
     weights = pooling.weights(layers, mask)
     assert weights.shape == (2, LAYERS, 6)
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
-    assert not weights[1, :, 4:].any(), "padding has no share"
+    assert not weights[1, :, 4:].any(), "padding has a share"
     pooled = torch.einsum("blt,lbtw->bw", weights, torch.stack(layers))
     torch.testing.assert_close(pooling(layers, mask), pooled)
 

@@ -1,44 +1,81 @@
-"""What the tests of interrupted trainings share."""
+"""Shared by the tests of trained folds and of interrupted training."""
 
+import numpy as np
 import pandas as pd
+import torch
 
 from utils.runs import artifacts, fold
 
-OPTIONS = {"epochs": 4, "swa_start": 1.0, "swa_every": 2, "eval_every": 2, "batch_size": 4, "accumulation_steps": 2,
-           "encoder_dropout": 0.1, "optimizer": "madgrad", "lr": 1e-3}  # fmt: skip
+OPTIONS = {
+    "epochs": 4,
+    "swa_start": 1.0,
+    "swa_every": 2,
+    "eval_every": 2,
+    "batch_size": 4,
+    "accumulation_steps": 2,
+    "encoder_dropout": 0.1,
+    "optimizer": "madgrad",
+    "lr": 1e-3,
+}
 
 
-class Stop(Exception):  # noqa: N818 - it is no error
-    """What the tests interrupt a training with."""
+class Stop(Exception):  # noqa: N818 - not an error
+    """Raised by the tests to interrupt training."""
 
 
 def stop_after(step, monkeypatch):
-    """Make the training break off after this optimizer step, before anything is saved for it."""
-    look = fold.check_divergence
+    """Make training raise Stop after an optimizer step, before anything is saved for it.
 
-    def stop(training):
+    Returns:
+        A function that undoes this.
+    """
+
+    def stop():
+        raise Stop
+
+    return call_at(step, stop, monkeypatch)
+
+
+def call_at(step, action, monkeypatch):
+    """Call ``action`` after an optimizer step, before anything is saved for it; returns what undoes this."""
+    check_divergence = fold.check_divergence
+
+    def check(training):
         if training.step == step:
-            raise Stop
-        look(training)
+            action()
+        check_divergence(training)
 
-    monkeypatch.setattr(fold, "check_divergence", stop)
-    return lambda: monkeypatch.setattr(fold, "check_divergence", look)
+    monkeypatch.setattr(fold, "check_divergence", check)
+    return lambda: monkeypatch.setattr(fold, "check_divergence", check_divergence)
+
+
+def held_out_rows(table, fold=0):
+    return table[table["fold"] == fold]
+
+
+def scores_of(folder, texts):
+    """The scores of each text on its own, by the model in a folder of weights; (texts, targets)."""
+    model, tokenizer = artifacts.load_model(folder)
+    inputs = [tokenizer(text, truncation=True, return_tensors="pt") for text in texts]
+    with torch.no_grad():
+        return np.stack([model(**one).logits[0].numpy() for one in inputs])
 
 
 def contents(folder):
-    """What a fold has come to, without timings: weights, history and predictions, to the bit."""
-    found = {}
+    """A fold's results without timings. Weights and predictions are bytes, to be compared bit by bit."""
+    results = {}
     for path in sorted(folder.rglob("*")):
-        name = str(path.relative_to(folder))
-        if path.suffix == ".safetensors" or name == "predictions.csv":
-            found[name] = path.read_bytes()
-    found["history"] = pd.read_csv(folder / "history.csv").drop(columns=["seconds", "samples_per_second"])
+        if path.suffix == ".safetensors" or path.name == "predictions.csv":
+            results[str(path.relative_to(folder))] = path.read_bytes()
+    timings = ["seconds", "samples_per_second"]
+    results["history"] = pd.read_csv(folder / "history.csv").drop(columns=timings)
     result = artifacts.read_result(folder)
-    found["result"] = {name: result[name] for name in result if name not in ("seconds", "samples_per_second")}
-    return found
+    results["result"] = {name: value for name, value in result.items() if name not in timings}
+    return results
 
 
 def assert_same(a, b):
+    """Two folds have the same results, bit by bit."""
     a, b = contents(a), contents(b)
     assert set(a) == set(b)
     for name, value in a.items():

@@ -1,4 +1,4 @@
-"""A state of another training, or a damaged one, is refused in one sentence."""
+"""A state of another training run and a damaged state are each refused in one sentence."""
 
 import json
 import os
@@ -9,8 +9,8 @@ import torch
 
 from tests.runs.helpers import OPTIONS, Stop, assert_same, stop_after
 from utils.config import InputError
-from utils.machine import files, precision, runtime
-from utils.runs import checkpoint
+from utils.machine import files, precision
+from utils.runs import artifacts, checkpoint
 from utils.runs.fold import fit_fold
 
 
@@ -20,19 +20,24 @@ from utils.runs.fold import fit_fold
     [
         ({"lr": 2e-3}, r"lr \(was 0.001, is 0.002\)"),
         ({"seed": 5, "epochs": 5}, r"seed \(was 2021, is 5\), epochs \(was 4.0, is 5.0\);"),
-        ({"target_columns": "standard_error"}, r"target_columns \(was \['target'\], is \('standard_error',\)\)"),
+        (
+            {"target_columns": "standard_error"},
+            r"target_columns \(was \['target'\], is \('standard_error',\)\)",
+        ),
         ("data", "holds another training: the data;"),
     ],
 )
-def test_a_changed_config_or_changed_data_is_refused_by_name(finished, changes, words, tiny, tiny_table, monkeypatch):
+def test_a_changed_config_or_changed_data_is_refused_by_name(
+    finished, changes, words, tiny, tiny_table, monkeypatch
+):
     config = tiny(save_every=1, **OPTIONS)
-    go_on = stop_after(0 if finished else 9, monkeypatch)
     if finished:
         fit_fold(config, tiny_table)
     else:
+        restore = stop_after(9, monkeypatch)
         with pytest.raises(Stop):
             fit_fold(config, tiny_table)
-    go_on()
+        restore()
     table = tiny_table
     if changes == "data":
         changes, table = {}, tiny_table.assign(excerpt=tiny_table["excerpt"] + " more")
@@ -44,14 +49,14 @@ def test_a_changed_config_or_changed_data_is_refused_by_name(finished, changes, 
 
 
 def test_another_precision_is_refused(tiny, tiny_table, monkeypatch):
-    go_on = stop_after(9, monkeypatch)
+    restore = stop_after(9, monkeypatch)
     with pytest.raises(Stop):
         fit_fold(tiny(precision="auto", save_every=1, **OPTIONS), tiny_table)
-    go_on()
-    here = precision.choose("auto").name
-    other = "bf16" if here == "fp32" else "fp32"
+    restore()
+    chosen = precision.choose("auto").name
+    other = "bf16" if chosen == "fp32" else "fp32"
     monkeypatch.setattr(precision, "choose", lambda wanted: precision.Choice(other, "another machine"))
-    with pytest.raises(InputError, match=rf"precision \(was {here}, here {other}\)"):
+    with pytest.raises(InputError, match=rf"precision \(was {chosen}, here {other}\)"):
         fit_fold(tiny(precision="auto", **OPTIONS), tiny_table)
 
 
@@ -66,8 +71,7 @@ def test_a_damaged_state_is_refused_by_name(name, damage, saved, tiny, tiny_tabl
         if damage == "cut short":
             altered = altered[: len(altered) // 2]
         elif damage == "one byte":
-            place = generator.randrange(len(altered))
-            altered[place] ^= 1 << generator.randrange(8)
+            altered[generator.randrange(len(altered))] ^= 1 << generator.randrange(8)
         path.write_bytes(altered)
         if damage == "missing":
             path.unlink()
@@ -77,49 +81,56 @@ def test_a_damaged_state_is_refused_by_name(name, damage, saved, tiny, tiny_tabl
         assert "\n" not in str(caught.value)
 
 
-def test_a_state_of_another_version_is_refused(saved, tiny, tiny_table):
-    sealed = json.loads((saved / "manifest.json").read_text())
-    sealed["content"]["format"] = 99
+def reseal(state, change):
+    """Change the content of a state's manifest and seal it again."""
+    sealed = json.loads((state / "manifest.json").read_text())
+    change(sealed["content"])
     sealed["sha256"] = checkpoint._seal(sealed["content"])
-    (saved / "manifest.json").write_text(json.dumps(sealed))
+    (state / "manifest.json").write_text(json.dumps(sealed))
+
+
+def test_a_state_of_another_format_is_refused(saved, tiny, tiny_table):
+    reseal(saved, lambda content: content.update(format=99))
     with pytest.raises(InputError, match=r"manifest.json is of format 99, this version reads 3"):
         fit_fold(tiny(**OPTIONS), tiny_table)
 
 
-class Malice:
+class Exploit:
+    """Makes a folder when it is unpickled."""
+
     def __reduce__(self):
-        return os.mkdir, (os.environ["MALICE"],)
+        return os.mkdir, (os.environ["EXPLOIT"],)
 
 
-def test_no_code_comes_out_of_a_state(saved, tiny, tiny_table, tmp_path, monkeypatch):
-    """A state that somebody else made, seals and all: what it would run is not run."""
-    monkeypatch.setenv("MALICE", str(tmp_path / "malice"))
-    torch.save({"optimizer": Malice()}, saved / "rest.pt")
-    sealed = json.loads((saved / "manifest.json").read_text())
-    sealed["content"]["files"]["rest.pt"] = files.digest(saved / "rest.pt")
-    sealed["sha256"] = checkpoint._seal(sealed["content"])
-    (saved / "manifest.json").write_text(json.dumps(sealed))
+def test_a_state_runs_no_code(saved, tiny, tiny_table, tmp_path, monkeypatch):
+    """Not even a state that somebody else made and sealed correctly."""
+    monkeypatch.setenv("EXPLOIT", str(tmp_path / "exploit"))
+    torch.save({"optimizer": Exploit()}, saved / "rest.pt")
+    reseal(saved, lambda content: content["files"].update({"rest.pt": files.digest(saved / "rest.pt")}))
     with pytest.raises(InputError, match=r"rest.pt .*cannot be read.*retrain=True"):
         fit_fold(tiny(**OPTIONS), tiny_table)
-    assert not (tmp_path / "malice").exists()
+    assert not (tmp_path / "exploit").exists()
 
 
 def test_a_full_disk_while_saving_leaves_the_earlier_state(whole, tiny, tiny_table, monkeypatch):
-    real, calls = checkpoint.save_file, []
+    save_file, calls = checkpoint.save_file, []
 
-    def full(tensors, path):
+    def save_until_full(tensors, path):
         calls.append(path)
         if len(calls) == 11:
-            path.write_bytes(b"half")
+            path.write_bytes(b"partial")
             raise OSError(28, "No space left on device")
-        real(tensors, path)
+        save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", save_until_full)
     config = tiny(run="full", save_every=1, **OPTIONS)
-    with pytest.raises(InputError, match=r"could not be saved in output/full/fold-0/state \(No space left on device\); "
-                       r"the state of step-0000000\d is still there; free some space and run again"):  # fmt: skip
+    words = (
+        r"could not be saved in output/full/fold-0/state \(No space left on device\); "
+        r"the state of step-0000000\d is still there; free some space and run again"
+    )
+    with pytest.raises(InputError, match=words):
         fit_fold(config, tiny_table)
-    monkeypatch.undo()
-    monkeypatch.setattr(runtime, "workspace", lambda: whole.parents[2])
-    assert len(list((whole.parent.parent / "full" / "fold-0" / "state").iterdir())) == 1, "and nothing half-written"
+    monkeypatch.setattr(checkpoint, "save_file", save_file)
+    states = list((artifacts.fold_folder(config) / "state").iterdir())
+    assert len(states) == 1, "a partial state was left behind"
     assert_same(whole, fit_fold(config, tiny_table))

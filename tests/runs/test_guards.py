@@ -1,4 +1,4 @@
-"""What goes wrong around a training is said in one sentence, with what was saved kept."""
+"""Full disks, dead processes and diverged losses end in one sentence, and saved files are kept."""
 
 import dataclasses
 import multiprocessing
@@ -22,29 +22,29 @@ from utils.training.setup import prepare
 
 
 def test_killed_while_the_results_are_written(whole, tiny, tiny_table, monkeypatch, capsys):
-    real = fold.finish
+    finish = fold.finish
 
-    def killed(*arguments):
+    def stop(*arguments):
         raise Stop
 
-    monkeypatch.setattr(fold, "finish", killed)
+    monkeypatch.setattr(fold, "finish", stop)
     with pytest.raises(Stop):
         fit_fold(tiny(run="late", **OPTIONS), tiny_table)
-    monkeypatch.setattr(fold, "finish", real)
+    monkeypatch.setattr(fold, "finish", finish)
     folder = fit_fold(tiny(run="late", **OPTIONS), tiny_table)
     assert "going on from step 24 of 24" in capsys.readouterr().out
     assert_same(whole, folder)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_names_its_step_and_texts(poison, tiny, tiny_table, monkeypatch):
-    texts_of_step_5 = []
-    real = tokens.make_loader
+def test_a_loss_that_is_not_finite_names_its_step_and_texts(poison, tiny, tiny_table, monkeypatch):
+    ids_of_step_5 = []
+    make_loader = tokens.make_loader
 
-    def poisoned(texts, batches, *rest):
-        for number, batch in enumerate(real(texts, batches, *rest)):
-            if len(texts) > 20 and number == 9 and not texts_of_step_5:
-                texts_of_step_5.extend(texts.ids[row] for row in [*batches[8], *batches[9]])
+    def poisoned(examples, batches, *rest):
+        for number, batch in enumerate(make_loader(examples, batches, *rest)):
+            if len(examples) > 20 and number == 9 and not ids_of_step_5:
+                ids_of_step_5.extend(examples.ids[row] for row in [*batches[8], *batches[9]])
                 batch = batch._replace(targets=batch.targets * poison)
             yield batch
 
@@ -52,40 +52,43 @@ def test_a_loss_that_is_no_number_names_its_step_and_texts(poison, tiny, tiny_ta
     with pytest.raises(InputError, match=r"the loss of step 5 is (nan|inf)") as caught:
         fit_fold(tiny(run="poisoned", **OPTIONS), tiny_table)
     named = re.search(r"on the texts (.*); lower lr", str(caught.value))[1]
-    assert named == ", ".join(texts_of_step_5)
+    assert named == ", ".join(ids_of_step_5)
     newest = checkpoint.latest(runtime.workspace() / "output" / "poisoned" / "fold-0" / "state")
-    assert checkpoint.read_manifest(newest)["step"] == 4, "the last good one"
+    assert checkpoint.read_manifest(newest)["step"] == 4, "not the last good state"
 
 
 @pytest.mark.parametrize("file", ["best", "history.csv", "last", "predictions.csv", "result.json"])
 def test_a_full_disk_at_any_other_file(file, whole, tiny, tiny_table, monkeypatch):
     full = OSError(28, "No space left on device")
-    model, atomic_file = artifacts.save_model, files.atomic_file
+    save_model, atomic_file = artifacts.save_model, files.atomic_file
 
-    def save_model(config, weights, tokenizer, target):
-        if target.name == file:
+    def save_unless_full(config, weights, tokenizer, folder):
+        if folder.name == file:
             raise full
-        model(config, weights, tokenizer, target)
+        save_model(config, weights, tokenizer, folder)
 
-    def write(path):
+    def write_unless_full(path):
         if path.name == file:
             raise full
         return atomic_file(path)
 
-    monkeypatch.setattr(artifacts, "save_model", save_model)
-    monkeypatch.setattr(files, "atomic_file", write)
+    monkeypatch.setattr(artifacts, "save_model", save_unless_full)
+    monkeypatch.setattr(files, "atomic_file", write_unless_full)
     config = tiny(run="full", save_every=1, **OPTIONS)
-    with pytest.raises(InputError, match=r"output/full/fold-0 cannot be written \(No space left on device\); what was "
-                       r"saved in output/full/fold-0 is kept: free some space, run again"):  # fmt: skip
+    words = (
+        r"output/full/fold-0 cannot be written \(No space left on device\); what was saved in "
+        r"output/full/fold-0 is kept: free some space, run again"
+    )
+    with pytest.raises(InputError, match=words):
         fit_fold(config, tiny_table)
-    monkeypatch.setattr(artifacts, "save_model", model)
+    monkeypatch.setattr(artifacts, "save_model", save_model)
     monkeypatch.setattr(files, "atomic_file", atomic_file)
     assert_same(whole, fit_fold(config, tiny_table))
 
 
 @pytest.mark.parametrize("where", [".", "output", "output/locked"])
 def test_an_output_folder_that_is_read_only(where, tiny, tiny_table, workspace):
-    """As a user without rights, in a process of its own: root may write anywhere."""
+    """Train in a process without root's rights, since root may write anywhere."""
     for file in Path(encoder_source("tiny")).iterdir():
         file.chmod(0o644)
     (workspace / "output" / "locked").mkdir()
@@ -107,76 +110,84 @@ def test_an_output_folder_that_is_read_only(where, tiny, tiny_table, workspace):
     process = multiprocessing.get_context("fork").Process(target=train)
     process.start()
     process.join()
-    assert receiver.poll(), "it found no fault"
-    said = receiver.recv()
-    assert re.fullmatch(r"InputError\(.*/locked/fold-0 cannot be written \(Permission denied\); set output_dir.*", said)
+    assert receiver.poll(), "no error was raised"
+    error = receiver.recv()
+    words = r"/locked/fold-0 cannot be written \(Permission denied\); set output_dir"
+    assert re.fullmatch(rf"InputError\(.*{words}.*", error)
     assert not (workspace / "output" / "locked" / "fold-0").exists()
 
 
-def test_a_disk_that_is_too_small_is_said_before_training(tiny, tiny_table, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_training(tiny, tiny_table, monkeypatch):
     monkeypatch.setattr(guards.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**5))
-    with pytest.raises(InputError, match=r"takes up to \d.\d GiB in output/tiny/fold-0, and 0.0 GiB are free"):
+    with pytest.raises(
+        InputError, match=r"takes up to \d.\d GiB in output/tiny/fold-0, and 0.0 GiB are free"
+    ):
         fit_fold(tiny(), tiny_table)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "madgrad"])
-def test_the_disk_that_a_fold_takes_is_no_more_than_was_said(optimizer, tiny, tiny_table, monkeypatch):
-    seen, real = [], checkpoint.prune
+def test_a_fold_takes_no_more_disk_space_than_was_estimated(optimizer, tiny, tiny_table, monkeypatch):
+    sizes, prune = [], checkpoint.prune
     folder = artifacts.fold_folder(tiny())
-    monkeypatch.setattr(
-        checkpoint,
-        "prune",
-        lambda *a, **k: (
-            seen.append(
-                sum(path.stat().st_size for path in folder.rglob("*.*") if path.suffix in (".safetensors", ".pt"))
-            ),
-            real(*a, **k),
-        ),
-    )
+
+    def measure(*arguments, **options):
+        paths = [*folder.rglob("*.safetensors"), *folder.rglob("*.pt")]
+        sizes.append(sum(path.stat().st_size for path in paths))
+        prune(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "prune", measure)
     config = tiny(**{**OPTIONS, "optimizer": optimizer})
     training = prepare(config, tiny_table, 0)
     fit_fold(config, tiny_table)
     overhead = 200_000  # names, schedules and random states, which do not grow with the model
-    assert 0.3 * guards.disk_needed(training) < max(seen) < guards.disk_needed(training) + overhead
+    needed = guards.disk_needed(training)
+    assert 0.3 * needed < max(sizes) < needed + overhead
 
 
-def test_a_loader_process_that_dies(whole, tiny, tiny_table, monkeypatch):
+def test_a_loader_process_that_dies_is_reported(whole, tiny, tiny_table, monkeypatch):
     config = tiny(run="orphan", save_every=1, **OPTIONS)
-    real = tokens.make_loader
+    make_loader = tokens.make_loader
 
-    def deadly(texts, batches, tokenizer, num_workers=0):
-        loader = real(texts, batches, tokenizer, num_workers)
+    def make_dying_loader(examples, batches, tokenizer, num_workers=0):
+        loader = make_loader(examples, batches, tokenizer, num_workers)
         collate = loader.collate_fn
 
         def die(rows):
-            if len(texts.ids) > 20 and rows == batches[-1]:
+            if len(examples.ids) > 20 and rows == batches[-1]:
                 os._exit(3)
             return collate(rows)
 
         loader.collate_fn = die
         return loader
 
-    monkeypatch.setattr(tokens, "make_loader", deadly)
-    with pytest.raises(InputError, match=r"a data-loader process died; what was saved in "
-                       r"output/orphan/fold-0 is kept: run again, with num_workers=0"):  # fmt: skip
+    monkeypatch.setattr(tokens, "make_loader", make_dying_loader)
+    kept = "what was saved in output/orphan/fold-0 is kept: run again, with num_workers=0"
+    with pytest.raises(InputError, match=f"a data-loader process died; {kept}"):
         fit_fold(dataclasses.replace(config, num_workers=1), tiny_table)
-    monkeypatch.setattr(tokens, "make_loader", real)
+    monkeypatch.setattr(tokens, "make_loader", make_loader)
     assert_same(whole, fit_fold(config, tiny_table))
 
 
-def test_two_runs_on_one_folder(tiny, tiny_table):
+HOLD_LOCK = """
+import sys, time
+from pathlib import Path
+from utils.runs.guards import lock_fold
+with lock_fold(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_two_runs_cannot_train_the_same_fold(tiny, tiny_table):
     folder = artifacts.fold_folder(tiny())
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, time; from pathlib import Path; from utils.runs.guards import lock_fold\n"
-         "with lock_fold(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)", folder],
-        cwd=runtime.ROOT, stdout=subprocess.PIPE, text=True)  # fmt: skip
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(
-        InputError, match=r"another run is training output/tiny/fold-0; wait for it, or set another run"
-    ):
+    command = [sys.executable, "-c", HOLD_LOCK, folder]
+    holder = subprocess.Popen(command, cwd=runtime.ROOT, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "locked\n"
+    words = "another run is training output/tiny/fold-0; wait for it, or set another run"
+    with pytest.raises(InputError, match=words):
         fit_fold(tiny(), tiny_table)
     assert not folder.exists()
     holder.kill()
     holder.wait()
     holder.stdout.close()
-    assert artifacts.is_finished(fit_fold(tiny(), tiny_table)), "the system lets go of a killed run's folder"
+    assert artifacts.is_finished(fit_fold(tiny(), tiny_table)), "the lock of a killed run was not released"

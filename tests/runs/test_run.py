@@ -1,4 +1,4 @@
-"""Folds read back, and what averaging did to them."""
+"""Reading a run's folds, training missing ones, and comparing their weights."""
 
 import dataclasses
 import json
@@ -19,15 +19,16 @@ from utils.tasks.regression import Regression
 
 
 @pytest.fixture
-def two(tiny, tiny_table, capsys):
+def two_folds(tiny, tiny_table, capsys):
+    """The Config of a run of which folds 0 and 3 are trained."""
     for fold in (0, 3):
         fit_fold(tiny(fold=fold), tiny_table)
     capsys.readouterr()
     return tiny()
 
 
-def test_what_there_is_is_read_and_what_is_missing_is_said(two, tiny_table, capsys):
-    opened = open_run(two)
+def test_trained_folds_are_read_and_missing_ones_are_named(two_folds, tiny_table, capsys):
+    opened = open_run(two_folds)
     assert capsys.readouterr().out == "Folds 0, 3 of tiny; not trained: 1, 2, 4.\n"
     assert list(opened.folders) == [0, 3]
     assert opened.weights == ["last", "best", "averaged"]
@@ -41,46 +42,50 @@ def test_what_there_is_is_read_and_what_is_missing_is_said(two, tiny_table, caps
     np.testing.assert_allclose(opened.errors("averaged")[:, 0], squared)
 
 
-def test_missing_demo_folds_are_trained_first(two, monkeypatch, capsys):
-    shutil.rmtree(artifacts.fold_folder(two, 3))
+def test_missing_demo_folds_are_trained_first(two_folds, monkeypatch, capsys):
+    shutil.rmtree(artifacts.fold_folder(two_folds, 3))
     trained = []
 
     def train(config):
         trained.append(config.fold)
-        shutil.copytree(artifacts.fold_folder(two, 0), artifacts.fold_folder(two, config.fold))
+        shutil.copytree(artifacts.fold_folder(two_folds, 0), artifacts.fold_folder(two_folds, config.fold))
 
     monkeypatch.setattr(run, "train_in_process", train)
-    train_missing_folds(two)
+    train_missing_folds(two_folds)
     assert trained == [1]
     assert "Fold 1 of tiny is missing; it is trained now." in capsys.readouterr().out
-    assert list(open_run(two).folders) == [0, 1]
-    train_missing_folds(dataclasses.replace(two, run="other", preset="clear"))
-    assert trained == [1], "of other presets none is trained"
-    with pytest.raises(InputError, match=r"output/other holds no finished fold; train one first with notebook 02"):
-        open_run(dataclasses.replace(two, run="other", preset="clear"))
+    assert list(open_run(two_folds).folders) == [0, 1]
+    train_missing_folds(dataclasses.replace(two_folds, run="other", preset="clear"))
+    assert trained == [1], "a fold of another preset was trained"
+    with pytest.raises(
+        InputError, match=r"output/other holds no finished fold; train one first with notebook 02"
+    ):
+        open_run(dataclasses.replace(two_folds, run="other", preset="clear"))
 
 
-def test_a_fold_trained_otherwise_or_on_other_data_is_refused(two, tiny, tiny_table, monkeypatch):
+def test_a_fold_trained_with_other_settings_or_data_is_refused(two_folds, tiny, tiny_table, monkeypatch):
     fit_fold(tiny(fold=1, lr=5e-4), tiny_table)
     with pytest.raises(InputError, match=r"output/tiny/fold-1 was trained with another lr than fold 0"):
-        open_run(two)
-    shutil.rmtree(artifacts.fold_folder(two, 1))
+        open_run(two_folds)
+    shutil.rmtree(artifacts.fold_folder(two_folds, 1))
     monkeypatch.setattr(run, "fingerprint", lambda table, config: "another")
-    with pytest.raises(InputError, match=r"the data have changed since output/tiny/fold-0 was trained; set data"):
-        open_run(two)
+    with pytest.raises(
+        InputError, match=r"the data have changed since output/tiny/fold-0 was trained; set data"
+    ):
+        open_run(two_folds)
 
 
-def test_folds_lie_in_an_earlier_output_or_in_attached_ones_too(two, tmp_path, monkeypatch):
+def test_folds_are_also_read_from_an_earlier_or_an_attached_output(two_folds, tmp_path, monkeypatch):
     mounted = tmp_path / "input" / "kernel"
     mounted.mkdir(parents=True)
-    shutil.move(artifacts.fold_folder(two, 3).parent, mounted / "tiny")
-    assert list(open_run(dataclasses.replace(two, resume_from=str(mounted))).folders) == [0, 3]
+    shutil.move(artifacts.fold_folder(two_folds, 3).parent, mounted / "tiny")
+    assert list(open_run(dataclasses.replace(two_folds, resume_from=str(mounted))).folders) == [0, 3]
     monkeypatch.setattr(run, "KAGGLE_INPUT", tmp_path / "input")
-    assert list(open_run(two).folders) == [0, 3]
+    assert list(open_run(two_folds).folders) == [0, 3]
 
 
-def test_a_process_trains_with_all_settings(workspace, tiny, capfd):
-    config = tiny(output_dir=str(workspace / "apart"), fold=2, max_rows=40, averaging="none", snapshots=0)
+def test_training_in_a_process_passes_all_settings_on(workspace, tiny, capfd):
+    config = tiny(output_dir=str(workspace / "elsewhere"), fold=2, max_rows=40, averaging="none", snapshots=0)
     folder = train_in_process(config)
     settings = artifacts.read_metadata(folder)["config"]
     expected = {"fold": 2, "max_rows": 40, "averaging": "none", "precision": "fp32"}
@@ -90,27 +95,27 @@ def test_a_process_trains_with_all_settings(workspace, tiny, capfd):
         train_in_process(dataclasses.replace(config, data="nowhere.csv", retrain=True))
 
 
-def test_a_missing_fold_is_trained_as_the_others_were(tiny, tiny_table, monkeypatch):
+def test_a_missing_fold_is_trained_with_the_settings_of_the_others(tiny, tiny_table, monkeypatch):
     fit_fold(tiny(fold=0, lr=2e-3, pooling="cls"), tiny_table)
     trained = []
     monkeypatch.setattr(run, "train_in_process", trained.append)
     train_missing_folds(tiny(devices=1))
-    asked = trained[0]
-    assert (asked.fold, asked.lr, asked.pooling, asked.devices) == (1, 2e-3, "cls", 1)
+    config = trained[0]
+    assert (config.fold, config.lr, config.pooling, config.devices) == (1, 2e-3, "cls", 1)
 
 
-def test_every_fold_answers_for_its_own_data(two, tmp_path):
-    path = artifacts.fold_folder(two, 3) / "run.json"
+def test_the_data_of_every_fold_are_checked(two_folds, tmp_path):
+    path = artifacts.fold_folder(two_folds, 3) / "run.json"
     metadata = json.loads(path.read_text())
     metadata["data"]["fingerprint"] = "another"
     path.write_text(json.dumps(metadata))
     with pytest.raises(InputError, match=r"the data have changed since output/tiny/fold-3 was trained"):
-        open_run(two)
+        open_run(two_folds)
 
 
-def test_one_group_alone_proves_nothing(two):
-    """Nothing can be drawn with replacement but that group, nor swapped but all of it."""
-    opened = open_run(two)
+def test_a_single_group_gives_no_interval_and_no_p_value_below_one(two_folds):
+    """Resampling can only draw that group, and the paired test can only swap all of it."""
+    opened = open_run(two_folds)
     opened.predictions["group"] = "one"
     rows = compare_weights(opened)
     assert np.isfinite(rows["score"]).all()
@@ -119,8 +124,8 @@ def test_one_group_alone_proves_nothing(two):
     assert not (rows["p"] < 1).any()
 
 
-def test_the_comparison_is_that_of_the_folds_results(two):
-    opened = open_run(two)
+def test_the_comparison_agrees_with_the_folds_results(two_folds):
+    opened = open_run(two_folds)
     comparison = compare_weights(opened).set_index(["fold", "weights"])
     for fold, folder in opened.folders.items():
         for weights, scores in artifacts.read_result(folder)["scores"].items():
@@ -143,10 +148,9 @@ def test_the_comparison_is_that_of_the_folds_results(two):
         (0.5, 0.5, 0.55, 0.01, "Averaging did not help"),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say(last, best, averaged, p, opening):
+def test_the_verdict_agrees_with_the_numbers(last, best, averaged, p, opening):
     rows = [("last", last, p), ("best", best, 0.4), ("averaged", averaged, float("nan"))]
-    columns = ["weights", "score", "p"]
-    comparison = pd.DataFrame(rows, columns=columns).assign(fold="all")
+    comparison = pd.DataFrame(rows, columns=["weights", "score", "p"]).assign(fold="all")
     sentence = verdict(comparison, Regression.metric)
     assert sentence.startswith(f"**{opening}**:")
     word = "lower" if last > averaged else "higher"
@@ -155,21 +159,24 @@ def test_the_verdict_says_what_the_numbers_say(last, best, averaged, p, opening)
 
 
 def test_the_verdict_asks_the_metric_which_is_better():
-    """The same numbers of a score that should be high: averaging made it worse."""
+    """For a score where higher is better, the same numbers mean that averaging made it worse."""
     accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
     rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.6, 0.5], "p": [0.01, float("nan")]}
     sentence = verdict(pd.DataFrame(rows), accuracy)
-    assert sentence.startswith("**Averaging did not help**: over all held-out texts, the accuracy of the averaged")
+    assert sentence.startswith(
+        "**Averaging did not help**: over all held-out texts, the accuracy of the averaged"
+    )
     assert "0.1000 lower than with the last weights" in sentence
 
 
-def test_a_damaged_result_is_named(two):
-    path = artifacts.fold_folder(two, 0) / "result.json"
+def test_a_damaged_result_is_named(two_folds):
+    path = artifacts.fold_folder(two_folds, 0) / "result.json"
     path.write_text(json.dumps(artifacts.read_result(path.parent))[:50])
     with pytest.raises(InputError, match=r"output/tiny/fold-0/result.json is damaged"):
-        open_run(two)
+        open_run(two_folds)
 
 
 def test_the_verdict_says_when_nothing_differs():
-    comparison = pd.DataFrame({"fold": "all", "weights": ["last", "averaged"], "score": [0.5, 0.5], "p": [1.0, float("nan")]})
-    assert "to four digits the same as with the last weights (p = 1" in verdict(comparison, Regression.metric)
+    rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.5, 0.5], "p": [1.0, float("nan")]}
+    sentence = verdict(pd.DataFrame(rows), Regression.metric)
+    assert "to four digits the same as with the last weights (p = 1" in sentence

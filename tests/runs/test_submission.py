@@ -1,4 +1,4 @@
-"""Submissions: ensembles compared honestly, files checked."""
+"""Submissions: comparing and combining ensembles, and checking the files."""
 
 import numpy as np
 import pandas as pd
@@ -29,14 +29,15 @@ def run(tiny, tiny_table, capsys):
     return open_run(tiny())
 
 
-def made_up(rows=60, folds=3, seed=0):
-    """A Run whose last weights err by twice as much as its averaged ones, independently."""
-    generator = np.random.default_rng(seed)
+def synthetic_run(rows=60):
+    """A Run of three folds whose last weights have errors twice as large as its averaged ones."""
+    generator = np.random.default_rng(0)
     target = generator.normal(size=rows)
-    predictions = pd.DataFrame({"id": [str(i) for i in range(rows)], "target": target, "fold": np.arange(rows) % folds})
-    predictions["last"], predictions["averaged"] = (target + generator.normal(size=rows) * s for s in (1.0, 0.5))
-    config = Config.make("tiny")
-    return Run(config, make_task(config), dict.fromkeys(range(folds), None), predictions, predictions)
+    columns = {"id": [str(i) for i in range(rows)], "target": target, "fold": np.arange(rows) % 3}
+    columns["last"] = target + generator.normal(size=rows)
+    columns["averaged"] = target + generator.normal(size=rows) * 0.5
+    predictions, config = pd.DataFrame(columns), Config.make("tiny")
+    return Run(config, make_task(config), dict.fromkeys(range(3)), predictions, predictions)
 
 
 def test_every_fold_scores_every_test_text_with_its_own_weights(run):
@@ -51,32 +52,31 @@ def test_every_fold_scores_every_test_text_with_its_own_weights(run):
         np.testing.assert_array_equal(predictions["last"][i], expected)
 
 
-def test_the_combination_of_a_fold_has_not_seen_it(monkeypatch):
-    run, seen = made_up(rows=30), []
-
+def test_a_folds_combination_is_fitted_without_its_rows(monkeypatch):
+    run, fitted_targets = synthetic_run(rows=30), []
     stack = run.task.stack
 
-    def spy(predictions, targets):
-        seen.append(set(targets[:, 0]))
+    def record(predictions, targets):
+        fitted_targets.append(set(targets[:, 0]))
         return stack(predictions, targets)
 
-    monkeypatch.setattr(run.task, "stack", spy)
+    monkeypatch.setattr(run.task, "stack", record)
     table = compare_ensembles(run, ["averaged", "last"]).set_index("ensemble")["score"]
     assert table["averaged"] == pytest.approx(np.sqrt(run.errors("averaged").mean()))
     by_fold = run.predictions.groupby("fold")["target"].apply(set)
-    assert len(seen) == 3
-    for fitted, held_out in zip(seen, by_fold, strict=True):
+    assert len(fitted_targets) == 3
+    for fitted, held_out in zip(fitted_targets, by_fold, strict=True):
         assert not fitted & held_out
         assert len(fitted) == 20
 
 
 def test_ridge_weights_beat_the_mean_where_one_model_is_worse():
-    table = compare_ensembles(made_up(rows=600), ["averaged", "last"]).set_index("ensemble")["score"]
+    table = compare_ensembles(synthetic_run(rows=600), ["averaged", "last"]).set_index("ensemble")["score"]
     assert table["stacked"] < table["averaged"] < table["mean"] < table["last"]
 
 
 def test_ensembles_of_test_scores():
-    run = made_up()
+    run = synthetic_run()
     scores = {"averaged": np.array([[[1.0], [2.0]], [[3.0], [4.0]]]), "last": np.zeros((2, 2, 1))}
     np.testing.assert_allclose(combine(run, scores, "averaged"), [[2.0], [3.0]])
     np.testing.assert_allclose(combine(run, scores, "mean"), [[1.0], [1.5]])
@@ -97,25 +97,28 @@ def test_weights_are_chosen_by_name(run):
         choose_weights(run, "averaged")
 
 
-def test_the_file_is_the_samples_in_ids_order_and_columns(run, workspace):
+def test_the_file_has_the_ids_order_and_columns_of_the_sample(run, workspace):
     table = load_test(run.config).sample(frac=1.0, random_state=0)
     scores = np.arange(len(table), dtype=float)[:, None]
     path = write_submission(table, scores, run.task, workspace)
-    found = pd.read_csv(path, dtype={"id": str})
+    submission = pd.read_csv(path, dtype={"id": str})
     sample = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv", dtype={"id": str})
-    assert found["id"].tolist() == sample["id"].tolist()
-    assert list(found) == ["id", "target"]
+    assert submission["id"].tolist() == sample["id"].tolist()
+    assert list(submission) == ["id", "target"]
     by_id = dict(zip(table["id"], scores[:, 0], strict=True))
-    assert found["target"].tolist() == [by_id[name] for name in found["id"]]
+    assert submission["target"].tolist() == [by_id[name] for name in submission["id"]]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.rename(columns={"target": "score"}), "has the columns id, score, and the submission would have"),
-        (lambda s: pd.concat([s, s[:1]]), "more than once; get the file anew"),
-        (lambda s: s[1:], "1 ids, such as '.*', are only in .*sample.csv or only in the test set"),
-        (lambda s: s.assign(id=["x", *s["id"][1:]]), "2 ids, such as"),
+        (
+            lambda table: table.rename(columns={"target": "score"}),
+            "has the columns id, score, and the submission would have",
+        ),
+        (lambda table: pd.concat([table, table[:1]]), "more than once; get the file anew"),
+        (lambda table: table[1:], "1 ids, such as '.*', are only in .*sample.csv or only in the test set"),
+        (lambda table: table.assign(id=["x", *table["id"][1:]]), "2 ids, such as"),
     ],
 )
 def test_a_sample_that_does_not_fit_is_refused_and_nothing_is_written(change, words, run, workspace):
@@ -130,13 +133,13 @@ def test_a_sample_that_does_not_fit_is_refused_and_nothing_is_written(change, wo
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t.rename(columns={"excerpt": "text"}), "has no column 'excerpt'"),
-        (lambda t: pd.concat([t, t[:1]]), "more than once|twice|repeats"),
-        (lambda t: t.assign(id=["", *t["id"][1:]]), "id"),
-        (lambda t: t[:0], "has a header but no rows"),
+        (lambda table: table.rename(columns={"excerpt": "text"}), "has no column 'excerpt'"),
+        (lambda table: pd.concat([table, table[:1]]), "repeats an id in row"),
+        (lambda table: table.assign(id=["", *table["id"][1:]]), "holds an empty id in row 1"),
+        (lambda table: table[:0], "has a header but no rows"),
     ],
 )
-def test_a_test_set_that_cannot_be_predicted(change, words, tiny, workspace):
+def test_a_test_set_that_cannot_be_predicted_is_refused(change, words, tiny, workspace):
     table = pd.read_csv(runtime.ROOT / "data" / "sample" / "test.csv", dtype=str, keep_default_na=False)
     change(table).to_csv(workspace / "test.csv", index=False)
     with pytest.raises(InputError, match=words):
@@ -149,13 +152,13 @@ def test_a_test_set_needs_no_groups(tiny, workspace):
     assert len(load_test(tiny(), str(workspace / "test.csv"))) == len(table)
 
 
-def test_no_test_set(tiny, workspace, rows):
+def test_a_missing_test_set_is_reported(tiny, workspace, rows):
     rows.to_csv(workspace / "train.csv", index=False)
     with pytest.raises(InputError, match=r"there is no test.csv to predict; name the test set with test"):
         load_test(tiny(data=str(workspace / "train.csv")))
 
 
-def test_numbers_that_are_none(run, workspace):
+def test_predictions_that_are_not_finite_are_refused(run, workspace):
     table = load_test(run.config)
     with pytest.raises(InputError, match="no finite numbers"):
         write_submission(table, np.full((len(table), 1), np.nan), run.task, workspace)

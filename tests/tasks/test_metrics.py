@@ -18,14 +18,14 @@ def test_a_metric_knows_which_score_is_better():
     assert (RMSE.axis, ACCURACY.axis) == ("RMSE (points)", "accuracy")
 
 
-def test_an_interval_is_drawn_by_whole_groups():
-    """Ten equal rows of each group tell no more than one of them."""
+def test_an_interval_resamples_whole_groups():
+    """Ten equal rows per group carry no more information than one."""
     values = np.random.default_rng(0).normal(size=30)
-    once = bootstrap_interval(lambda rows: values[rows].mean(), np.arange(30))
-    many = np.repeat(values, 10)
-    tenfold = bootstrap_interval(lambda rows: many[rows].mean(), np.repeat(np.arange(30), 10))
-    assert tenfold == pytest.approx(once)
-    assert once[0] < values.mean() < once[1]
+    single = bootstrap_interval(lambda rows: values[rows].mean(), np.arange(30))
+    repeated = np.repeat(values, 10)
+    tenfold = bootstrap_interval(lambda rows: repeated[rows].mean(), np.repeat(np.arange(30), 10))
+    assert tenfold == pytest.approx(single)
+    assert single[0] < values.mean() < single[1]
 
 
 def test_a_paired_test_swaps_whole_groups():
@@ -33,5 +33,7 @@ def test_a_paired_test_swaps_whole_groups():
     ours = generator.random((60, 1))
     theirs = ours + 0.3 + 0.1 * generator.random((60, 1))
     assert paired_test(ours, theirs, np.arange(60)) < 0.001
-    assert paired_test(ours, theirs, np.repeat(np.arange(3), 20)) > 0.2, "three groups cannot prove it"
+    assert paired_test(ours, theirs, np.repeat(np.arange(3), 20)) > 0.2, (
+        "three groups are too few to be significant"
+    )
     assert np.isnan(paired_test(ours, theirs, np.zeros(60)))

@@ -1,4 +1,4 @@
-"""A new task is one class: this one goes through the whole suite without a change anywhere in it."""
+"""A new task is one class. This one works in the whole suite without a change anywhere else."""
 
 import numpy as np
 import pandas as pd
@@ -80,19 +80,16 @@ def config(workspace):
             words = rows["excerpt"].str.split().str.len()
             rows["length"] = pd.qcut(words, 3, labels=["short", "medium", "long"]).astype(str)
         rows.to_csv(workspace / f"{name}.csv", index=False)
-    return lambda **overrides: Config.make(
-        "tiny",
-        **{
-            "task": "length_class",
-            "data": str(workspace / "train.csv"),
-            "target_columns": "length",
-            "fold_by": "stratified",
-            "precision": "fp32",
-            "epochs": 6,
-            "eval_every": 2,
-            **overrides,
-        },
-    )
+    options = {
+        "task": "length_class",
+        "data": str(workspace / "train.csv"),
+        "target_columns": "length",
+        "fold_by": "stratified",
+        "precision": "fp32",
+        "epochs": 6,
+        "eval_every": 2,
+    }
+    return lambda **overrides: Config.make("tiny", **{**options, **overrides})
 
 
 @pytest.fixture
@@ -113,19 +110,20 @@ def test_it_trains_and_the_best_epoch_is_the_one_with_the_highest_accuracy(confi
     shares = predictions[["last long", "last medium", "last short"]]
     np.testing.assert_allclose(shares.sum(axis=1), 1.0)
     assert "accuracy raw" in capsys.readouterr().out
-    assert table.groupby("fold")["length"].value_counts().groupby("length").agg(np.ptp).max() <= 1, "stratified"
+    counts = table.groupby("fold")["length"].value_counts()
+    assert counts.groupby("length").agg(np.ptp).max() <= 1, "the folds are not stratified"
 
 
 def test_it_resumes_bit_identically(config, table, monkeypatch):
     whole = fit_fold(config(run="whole"), table)
-    go_on = stop_after(9, monkeypatch)
+    restore = stop_after(9, monkeypatch)
     with pytest.raises(Stop):
-        fit_fold(config(run="broken", save_every=1), table)
-    go_on()
-    assert_same(whole, fit_fold(config(run="broken", save_every=1), table))
+        fit_fold(config(run="interrupted", save_every=1), table)
+    restore()
+    assert_same(whole, fit_fold(config(run="interrupted", save_every=1), table))
 
 
-def test_it_is_compared_shown_submitted_explained_and_predicted(config, table, workspace):
+def test_it_is_compared_plotted_submitted_predicted_and_explained(config, table, workspace):
     for fold in (0, 1):
         fit_fold(config(fold=fold), table)
     run = open_run(config())
@@ -141,7 +139,7 @@ def test_it_is_compared_shown_submitted_explained_and_predicted(config, table, w
     test = submission.load_test(config())
     predictions = submission.predict_test(run, test, ["averaged", "last"])
     ensembles = submission.compare_ensembles(run, ["averaged", "last"])
-    assert ensembles["score"].is_monotonic_decreasing, "the best first"
+    assert ensembles["score"].is_monotonic_decreasing, "the best ensemble does not come first"
     assert set(ensembles["ensemble"]) == {"averaged", "last", "mean"}
     shares = submission.combine(run, predictions, "mean")
     path = submission.write_submission(test, shares, run.task, workspace)
@@ -157,10 +155,10 @@ def test_it_is_compared_shown_submitted_explained_and_predicted(config, table, w
     assert np.abs(reading.gradients).max() > 0
     assert reading.attention.sum() <= 1 + 1e-5
     other = Explainer(folder, run.task, output=0).read([text])[0]
-    assert not np.allclose(reading.gradients, other.gradients), "each class has its own"
+    assert not np.allclose(reading.gradients, other.gradients), "two classes have the same gradients"
 
 
-def test_bad_targets_are_refused_in_its_own_words(config):
+def test_bad_targets_are_refused_with_the_tasks_own_message(config):
     settings = config()
     rows = pd.read_csv(settings.data, dtype=str, keep_default_na=False)
     rows.loc[3, "length"] = "endless"
@@ -169,7 +167,7 @@ def test_bad_targets_are_refused_in_its_own_words(config):
         load_table(settings)
 
 
-def test_an_unknown_task_pooling_or_loss_is_refused_with_the_nearest():
+def test_an_unknown_task_pooling_or_loss_is_refused_with_a_suggestion():
     for name, value, nearest in (
         ("task", "regresion", "regression"),
         ("pooling", "atention", "attention"),

@@ -7,17 +7,17 @@ from utils.data.tokens import Batch
 from utils.training.averaging import Averager, refresh_batch_norm
 
 
-def walk(averager, model, steps, last):
-    """Random weights at every step; gives those that were taken into the average."""
-    taken = []
+def random_walk(averager, model, steps, last):
+    """Set random weights at every step; returns the steps and weights that were averaged."""
+    averaged = []
     for step in range(1, steps + 1):
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.copy_(torch.randn_like(parameter))
         if averager.is_due(step, last):
             averager.update(model, list(model.parameters()))
-            taken.append((step, [parameter.detach().clone() for parameter in model.parameters()]))
-    return taken
+            averaged.append((step, [parameter.detach().clone() for parameter in model.parameters()]))
+    return averaged
 
 
 @pytest.mark.parametrize(
@@ -36,31 +36,31 @@ def test_which_steps_are_averaged(overrides, steps):
     config = Config.make("demo", **{"epochs": 5, "swa_every": 0, **overrides})
     last = round(config.epochs * 10)
     model = nn.Linear(3, 2)
-    taken = walk(Averager(model, config, 10), model, last, last)
-    assert [step for step, _ in taken] == steps
+    averaged = random_walk(Averager(model, config, 10), model, last, last)
+    assert [step for step, _ in averaged] == steps
 
 
-def test_swa_is_the_plain_mean():
+def test_swa_is_the_unweighted_mean():
     model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
     averager = Averager(model, Config.make("demo", swa_start=1, swa_every=3), 10)
-    taken = walk(averager, model, 50, 50)
-    assert averager.n_averaged == len(taken) == 13
+    averaged = random_walk(averager, model, 50, 50)
+    assert averager.n_averaged == len(averaged) == 13
     for i, parameter in enumerate(averager.model.parameters()):
-        mean = torch.stack([weights[i] for _, weights in taken]).double().mean(dim=0)
+        mean = torch.stack([weights[i] for _, weights in averaged]).double().mean(dim=0)
         torch.testing.assert_close(parameter.detach().double(), mean, rtol=1e-5, atol=1e-6)
 
 
 def test_ema_moves_by_its_decay():
     model = nn.Linear(4, 3)
     averager = Averager(model, Config.make("demo", swa_start=1, averaging="ema", ema_decay=0.8), 10)
-    taken = walk(averager, model, 50, 50)
-    expected = taken[0][1][0]
-    for _, weights in taken[1:]:
+    averaged = random_walk(averager, model, 50, 50)
+    expected = averaged[0][1][0]
+    for _, weights in averaged[1:]:
         expected = 0.8 * expected + 0.2 * weights[0]
     torch.testing.assert_close(averager.model.weight.detach(), expected)
 
 
-def test_the_average_stays_in_float32_and_apart_from_a_half_precision_model():
+def test_the_average_of_a_half_precision_model_is_that_of_its_float32_masters():
     model = nn.Linear(4, 3)
     averager = Averager(model, Config.make("demo"), 10)
     masters = [parameter.detach().clone() + 1e-4 for parameter in model.parameters()]
@@ -70,7 +70,7 @@ def test_the_average_stays_in_float32_and_apart_from_a_half_precision_model():
 
 
 class Normalised(nn.Module):
-    """A model with batch norm that is fed by dictionaries."""
+    """A model with batch norm whose inputs are dictionaries."""
 
     def __init__(self):
         super().__init__()
@@ -93,8 +93,8 @@ def test_batch_norm_statistics_are_those_of_the_batches():
 
 
 def test_models_without_batch_norm_are_not_run():
-    def never():
-        raise AssertionError("a pass over the data for nothing")
+    def batches():
+        raise AssertionError("a needless pass over the data")
         yield
 
-    refresh_batch_norm(nn.LayerNorm(2), never())
+    refresh_batch_norm(nn.LayerNorm(2), batches())

@@ -1,4 +1,4 @@
-"""Weights in few bits."""
+"""Weights in low precision."""
 
 import numpy as np
 import pandas as pd
@@ -17,33 +17,34 @@ from utils.runs.fold import fit_fold
 from utils.training.lowprecision import block_floating_point, round_weights
 
 numbers = st.floats(-1e6, 1e6, width=32)
+shapes = st.tuples(st.integers(1, 5), st.integers(1, 8))
 
 
 @example(np.array([[1e-45, 0]], dtype="float32"), 3)
-@given(arrays("float32", st.tuples(st.integers(1, 5), st.integers(1, 8)), elements=numbers), st.integers(2, 12))
-def test_numbers_of_a_row_share_an_exponent_and_have_so_many_bits(values, bits):
+@given(arrays("float32", shapes, elements=numbers), st.integers(2, 12))
+def test_numbers_of_a_row_share_an_exponent_and_have_that_many_bits(values, bits):
     weight = torch.from_numpy(values)
     rounded = block_floating_point(weight, torch.Generator().manual_seed(0), bits)
-    for row, found in zip(weight, rounded, strict=True):
-        largest = float(row.abs().max())
+    for row, rounded_row in zip(weight, rounded, strict=True):
+        largest = row.abs().max()
         if largest == 0:
-            assert not found.any()
+            assert not rounded_row.any()
             continue
-        step = 2.0 ** max(-126, (torch.frexp(row.abs().max()).exponent - (bits - 1)).item())
-        whole = found.double() / step
-        assert torch.equal(whole, whole.round())
-        assert whole.min() >= -(2 ** (bits - 1))
-        assert whole.max() <= 2 ** (bits - 1) - 1
-        assert (found - row).abs().max() <= step * 1.000001, "to a neighbour (or down, at the very top)"
+        step = 2.0 ** max(-126, (torch.frexp(largest).exponent - (bits - 1)).item())
+        mantissas = rounded_row.double() / step
+        assert torch.equal(mantissas, mantissas.round())
+        assert mantissas.min() >= -(2 ** (bits - 1))
+        assert mantissas.max() <= 2 ** (bits - 1) - 1
+        assert (rounded_row - row).abs().max() <= step * 1.000001, "not a neighbour on the grid"
 
 
-def test_stochastic_rounding_is_right_on_average():
+def test_stochastic_rounding_is_unbiased():
     weight = torch.tensor([[0.3, -0.7, 0.111, 1.0]]).repeat(20_000, 1)
     mean = block_floating_point(weight, torch.Generator().manual_seed(1), bits=4).mean(dim=0)
     torch.testing.assert_close(mean[:3], weight[0, :3], atol=0.003, rtol=0)
 
 
-def test_the_same_seed_rounds_the_same_way_whatever_was_drawn_before():
+def test_rounding_depends_on_its_seed_and_not_on_the_global_random_state():
     weights = [torch.randn(5, 7), torch.randn(3)]
     copies = [weight.clone() for weight in weights]
     round_weights(weights, "bfp8", seed=4)
@@ -52,25 +53,31 @@ def test_the_same_seed_rounds_the_same_way_whatever_was_drawn_before():
     assert all(map(torch.equal, weights, copies))
 
 
+def beyond_bf16(folder):
+    """The names of the tensors that bfloat16 cannot represent."""
+    tensors = load_file(folder / "model.safetensors")
+    return [name for name, value in tensors.items() if not torch.equal(value, value.bfloat16().float())]
+
+
 @pytest.mark.parametrize("name", ["bf16", "bfp8"])
-def test_a_fold_is_trained_in_it_averaged_in_float32_and_resumed(name, tiny, tiny_table, monkeypatch):
+def test_weights_are_trained_in_it_averaged_in_float32_and_resumed(name, tiny, tiny_table, monkeypatch):
     options = {**OPTIONS, "weight_format": name}
     whole = fit_fold(tiny(run="whole", **options), tiny_table)
-    weights, average = (load_file(whole / kind / "model.safetensors") for kind in ("last", "averaged"))
     if name == "bf16":
-        held = [key for key, value in weights.items() if not torch.equal(value, value.bfloat16().float())]
-        assert held in ([], ["head.location", "head.scale"]), "buffers, no weights"
-    assert any(not torch.equal(value, value.bfloat16().float()) for key, value in average.items() if "layer" in key)
-    go_on = stop_after(13, monkeypatch)
+        buffers = ["head.location", "head.scale"]
+        assert beyond_bf16(whole / "last") in ([], buffers), "weights that are not bfloat16"
+    assert any("layer" in key for key in beyond_bf16(whole / "averaged"))
+    restore = stop_after(13, monkeypatch)
     with pytest.raises(Stop):
-        fit_fold(tiny(run="broken", save_every=1, **options), tiny_table)
-    go_on()
-    assert_same(whole, fit_fold(tiny(run="broken", save_every=1, **options), tiny_table))
-    plain = fit_fold(tiny(run="plain", **OPTIONS), tiny_table)
-    assert not pd.read_csv(plain / "history.csv")["rmse"].equals(pd.read_csv(whole / "history.csv")["rmse"])
+        fit_fold(tiny(run="interrupted", save_every=1, **options), tiny_table)
+    restore()
+    assert_same(whole, fit_fold(tiny(run="interrupted", save_every=1, **options), tiny_table))
+    float32 = fit_fold(tiny(run="float32", **OPTIONS), tiny_table)
+    histories = [pd.read_csv(folder / "history.csv")["rmse"] for folder in (whole, float32)]
+    assert not histories[0].equals(histories[1])
 
 
-def test_not_under_o2(tiny, tiny_table, monkeypatch):
+def test_a_weight_format_is_refused_with_apex_o2(tiny, tiny_table, monkeypatch):
     apex.install(monkeypatch)
     monkeypatch.setattr(precision, "choose", lambda wanted: precision.Choice("apex-O2", "asked for"))
     with pytest.raises(InputError, match="apex-O2 trains float16 ones; set precision=fp32"):

@@ -1,3 +1,4 @@
+import math
 import sys
 import types
 
@@ -6,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import FAMILIES
+from tests.conftest import FAMILIES, SHAPE
 from utils.config import Config, InputError
 from utils.machine import runtime
 from utils.machine.precision import Native
@@ -15,7 +16,7 @@ from utils.training.optim import make_optimizer, parameter_groups
 from utils.training.schedules import LearningRates, count_steps, planned_rates
 
 
-def model_of(family, **changes):
+def make_model(family, **changes):
     config = type(FAMILIES[family])(**{**FAMILIES[family].to_dict(), **changes})
     return TextModel(TextModelConfig(encoder=config))
 
@@ -23,49 +24,52 @@ def model_of(family, **changes):
 @pytest.mark.parametrize("mode", ["grouped", "layerwise", "none"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_parameter_is_in_exactly_one_group(family, mode):
-    model = model_of(family)
+    model = make_model(family)
     groups = parameter_groups(model, Config.make("demo", param_groups=mode))
     members = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(members) == sorted(id(parameter) for parameter in model.parameters())
     assert len({group["name"] for group in groups}) == len(groups)
 
 
-def rate_of(groups, parameter):
-    return next((g["lr"], g["weight_decay"]) for g in groups for p in g["params"] if p is parameter)
+def rate_and_decay(groups, parameter):
+    (group,) = (group for group in groups if any(member is parameter for member in group["params"]))
+    return group["lr"], group["weight_decay"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_layerwise_rates_fall_from_layer_to_layer(family):
-    model = model_of(family)
+def test_layerwise_rates_fall_towards_the_embeddings(family):
+    model = make_model(family)
     groups = parameter_groups(model, Config.make("demo", lr=1e-4, layer_decay=0.5, weight_decay=0.1))
     expected = {"embeddings": 1.25e-5, "0": 2.5e-5, "1": 5e-5, "2": 1e-4, "top": 1e-4, "head": 2e-3}
     seen = set()
     for name, parameter in model.named_parameters():
         layer = next((part for part in name.split(".") if part.isdigit()), "top")
         part = "head" if not name.startswith("encoder.") else "embeddings" if "embed" in name else layer
-        assert rate_of(groups, parameter)[0] == pytest.approx(expected[part]), name
+        assert rate_and_decay(groups, parameter)[0] == pytest.approx(expected[part]), name
         seen.add(part)
     assert seen >= {"embeddings", "0", "1", "2", "head"}
 
 
-@pytest.mark.parametrize(("depth", "tiers"), [(12, "000011112222"), (6, "001122"), (4, "0012"), (3, "012"), (1, "0")])
+@pytest.mark.parametrize(
+    ("depth", "tiers"), [(12, "000011112222"), (6, "001122"), (4, "0012"), (3, "012"), (1, "0")]
+)
 def test_grouped_rates_are_the_published_thirds(depth, tiers):
-    model = model_of("bert", num_hidden_layers=depth)
+    model = make_model("bert", num_hidden_layers=depth)
     config = Config.make("commonlit_original", lr=2.6e-5, weight_decay=0.1)
     groups = parameter_groups(model, config)
     for layer, tier in zip(model.encoder.encoder.layer, tiers, strict=True):
-        rate, decay = rate_of(groups, layer.output.dense.weight)
+        rate, decay = rate_and_decay(groups, layer.output.dense.weight)
         assert rate == pytest.approx({"0": 1e-5, "1": 2.6e-5, "2": 6.76e-5}[tier])
         assert decay == 0.1
-        assert rate_of(groups, layer.output.dense.bias) == (rate, 0.0)
-        assert rate_of(groups, layer.output.LayerNorm.weight) == (rate, 0.0)
-    assert rate_of(groups, model.encoder.embeddings.word_embeddings.weight)[0] == 2.6e-5
-    assert rate_of(groups, model.head.linear.weight) == (pytest.approx(5.2e-4), 0.0)
-    assert rate_of(groups, model.pooling.layer_weights) == (pytest.approx(5.2e-4), 0.0)
+        assert rate_and_decay(groups, layer.output.dense.bias) == (rate, 0.0)
+        assert rate_and_decay(groups, layer.output.LayerNorm.weight) == (rate, 0.0)
+    assert rate_and_decay(groups, model.encoder.embeddings.word_embeddings.weight)[0] == 2.6e-5
+    assert rate_and_decay(groups, model.head.linear.weight) == (pytest.approx(5.2e-4), 0.0)
+    assert rate_and_decay(groups, model.pooling.layer_weights) == (pytest.approx(5.2e-4), 0.0)
 
 
 def test_frozen_parameters_are_left_out():
-    model = model_of("bert")
+    model = make_model("bert")
     model.encoder.embeddings.requires_grad_(False)
     groups = parameter_groups(model, Config.make("demo"))
     assert not any(group["name"].startswith("embeddings") for group in groups)
@@ -74,9 +78,7 @@ def test_frozen_parameters_are_left_out():
 def test_an_encoder_whose_layers_share_weights_is_refused_where_layers_matter():
     from transformers import AlbertConfig
 
-    config = AlbertConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=48,
-                          vocab_size=99, embedding_size=16)  # fmt: skip
-    model = TextModel(TextModelConfig(encoder=config))
+    model = TextModel(TextModelConfig(encoder=AlbertConfig(**SHAPE, embedding_size=16)))
     with pytest.raises(ValueError, match='use param_groups="none"'):
         parameter_groups(model, Config.make("demo"))
     assert parameter_groups(model, Config.make("demo", param_groups="none"))
@@ -84,13 +86,15 @@ def test_an_encoder_whose_layers_share_weights_is_refused_where_layers_matter():
 
 @pytest.mark.parametrize("name", ["madgrad", "adamw"])
 def test_optimizers_lower_a_loss(name):
-    model = model_of("bert")
-    optimizer = make_optimizer(parameter_groups(model, Config.make("demo")), Config.make("demo", optimizer=name))
+    model = make_model("bert")
+    config = Config.make("demo", optimizer=name)
+    optimizer = make_optimizer(parameter_groups(model, config), config)
     assert type(optimizer).__name__.lower() == name
-    inputs = {"input_ids": torch.arange(5, 29).view(2, 12), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
+    ids = torch.arange(5, 29).view(2, 12)
     losses = []
     for _ in range(8):
-        loss = (model(**inputs).logits - 1).square().mean()
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        loss = (logits - 1).square().mean()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -103,7 +107,7 @@ def test_fused_adam_without_apex_is_refused():
         make_optimizer([], Config.make("demo", optimizer="fused_adam"))
 
 
-def test_fused_adam_is_stepped_through_accelerate(monkeypatch):
+def test_fused_adam_works_through_accelerate(monkeypatch):
     """Apex's FusedAdam has a zero_grad without arguments."""
 
     class FusedAdam(torch.optim.AdamW):
@@ -118,7 +122,7 @@ def test_fused_adam_is_stepped_through_accelerate(monkeypatch):
     optimizers.FusedAdam = FusedAdam
     monkeypatch.setitem(sys.modules, "apex", types.ModuleType("apex"))
     monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
-    model = model_of("bert")
+    model = make_model("bert")
     config = Config.make("demo", optimizer="fused_adam")
     with pytest.raises(InputError, match="needs a CUDA GPU"):
         make_optimizer(parameter_groups(model, config), config)
@@ -134,7 +138,7 @@ def test_fused_adam_is_stepped_through_accelerate(monkeypatch):
     assert model.head.linear.bias.grad is None
 
 
-# --- learning rates ----------------------------------------------------------------------------------------------
+# --- learning rates ----------------------------------------------------------------------------------------
 
 GROUPS = [{"name": "low", "lr": 1e-5}, {"name": "high", "lr": 1e-3}]
 
@@ -145,13 +149,13 @@ def plan(steps_per_epoch=10, **overrides):
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_warm_up_then_the_schedule(schedule):
+def test_the_schedule_follows_the_warm_up(schedule):
     rates, _ = plan(averaging="none", schedule=schedule, warmup_ratio=0.1)
     high = [row["high"] for row in rates]
     assert high[:6] == pytest.approx([0, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
-    end = {"cosine": 1e-3 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * 44 / 45))).item(), "linear": 1e-3 / 45,
-           "constant": 1e-3}  # fmt: skip
-    assert high[-1] == pytest.approx(end[schedule], rel=1e-4)
+    cosine = 0.5 * (1 + math.cos(math.pi * 44 / 45))
+    share = {"cosine": cosine, "linear": 1 / 45, "constant": 1}[schedule]  # of the peak, at the last step
+    assert high[-1] == pytest.approx(1e-3 * share, rel=1e-4)
 
 
 @settings(max_examples=40)
@@ -162,11 +166,16 @@ def test_warm_up_then_the_schedule(schedule):
     start=st.sampled_from([0.5, 2, 3.5]),
     factor=st.floats(0.1, 2),
 )
-def test_swa_keeps_every_groups_share_of_its_own_peak(schedule, anneal, anneal_epochs, start, factor):
-    options = {"schedule": schedule, "swa_anneal": anneal, "swa_anneal_epochs": anneal_epochs, "swa_start": start,
-               "swa_lr_factor": factor}  # fmt: skip
+def test_swa_keeps_the_ratio_between_the_groups_rates(schedule, anneal, anneal_epochs, start, factor):
+    options = {
+        "schedule": schedule,
+        "swa_anneal": anneal,
+        "swa_anneal_epochs": anneal_epochs,
+        "swa_start": start,
+        "swa_lr_factor": factor,
+    }
     rates, _ = plan(**options)
-    for row in rates:  # the ratio between groups never changes
+    for row in rates:
         assert row["low"] * 100 == pytest.approx(row["high"])
     assert rates[-1]["high"] == pytest.approx(factor * 1e-3)
     without, _ = plan(**{**options, "averaging": "none"})
@@ -175,12 +184,12 @@ def test_swa_keeps_every_groups_share_of_its_own_peak(schedule, anneal, anneal_e
     assert [row["high"] for row in rates[settled:]] == pytest.approx([factor * 1e-3] * (50 - settled))
 
 
-def test_the_published_flat_rate_lifts_the_lowest_layers():
+def test_the_published_flat_rate_raises_that_of_the_lowest_layers():
     rates, _ = plan(swa_flat_lr=1e-4, swa_anneal_epochs=1)
     assert rates[-1] == pytest.approx({"low": 1e-4, "high": 1e-4})
 
 
-def test_ema_does_not_touch_the_rates():
+def test_ema_does_not_change_the_rates():
     assert plan(averaging="ema")[0] == plan(averaging="none")[0]
 
 
@@ -193,16 +202,16 @@ def test_ema_does_not_touch_the_rates():
         (160, {"batch_size": 16, "epochs": 1.11, "swa_start": 1}, (10, 12)),
     ],
 )
-def test_steps(rows, options, expected):
+def test_steps_per_epoch_and_in_all(rows, options, expected):
     assert count_steps(Config.make("demo", **options), rows) == expected
 
 
-def test_the_plan_is_what_training_does():
+def test_training_follows_the_planned_rates():
     rates, config = plan()
     groups = [{**group, "params": [torch.nn.Parameter(torch.ones(2))]} for group in GROUPS]
     optimizer = make_optimizer(groups, config)
-    real = LearningRates(optimizer, config, 10, 50)
+    schedule = LearningRates(optimizer, config, 10, 50)
     for row in rates:
-        assert real.current() == row
+        assert schedule.current() == row
         optimizer.step()
-        real.step()
+        schedule.step()

@@ -80,19 +80,19 @@ def default_weights(predictions: pd.DataFrame, task: Task) -> str:
 def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     """Histograms of the targets and of the texts' lengths in tokens, with what ``max_length`` cuts off."""
     figure, (left, right) = plt.subplots(1, 2)
-    names, targets, lengths = target_names(task), task.targets(table), np.asarray(lengths)
-    for name, values in zip(names, targets.T, strict=True):
+    names = target_names(task)
+    for name, values in zip(names, task.targets(table).T, strict=True):
         left.hist(values, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=name)
     left.set(title="Targets", xlabel="target", ylabel="texts")
     if len(names) > 1:
         left.legend(fontsize=8)
-    longest = task.config.max_length
-    right.hist(lengths, bins=30, color=BLUE)
+    n_tokens, longest = np.asarray(lengths), task.config.max_length
+    right.hist(n_tokens, bins=30, color=BLUE)
     right.axvline(longest, color=ORANGE, linewidth=2)
     for axes in (left, right):
         axes.yaxis.get_major_locator().set_params(integer=True)
-    lost = np.clip(lengths - longest, 0, None).sum() / lengths.sum()
-    cut = (lengths > longest).mean()
+    lost = np.clip(n_tokens - longest, 0, None).sum() / n_tokens.sum()
+    cut = (n_tokens > longest).mean()
     title = f"{cut:.0%} of texts are cut at {longest}, {lost:.1%} of tokens lost"
     right.set(title=title, xlabel="tokens", ylabel="texts")
     return figure

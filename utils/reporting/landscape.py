@@ -65,13 +65,12 @@ class Landscape:
 
     def mixture(self, shares: dict[str, float]) -> Weights:
         """The sum of the named points, each times its share; the shares should add up to 1."""
-        first = self.points[next(iter(shares))]
-        return {
-            name: sum(share * self.points[point][name] for point, share in shares.items())
-            if value.is_floating_point()
-            else value
-            for name, value in first.items()
-        }
+        weights = dict(self.points[next(iter(shares))])
+        for name, value in weights.items():
+            if value.is_floating_point():
+                terms = (share * self.points[point][name] for point, share in shares.items())
+                weights[name] = sum(terms, torch.zeros_like(value))
+        return weights
 
 
 def line(landscape: Landscape, start: str, end: str, positions: np.ndarray) -> pd.DataFrame:

@@ -107,7 +107,8 @@ def telling_heads(tokens: list[str], attention: np.ndarray, count: int = 3) -> l
     words = [i for i, token in enumerate(tokens) if token.isalpha()]
     focus = attention[:, :, words][:, :, :, words].max(axis=-1).mean(axis=-1)  # (layers, heads)
     order = np.argsort(-focus, axis=None)[:count]
-    return [tuple(int(i) for i in np.unravel_index(number, focus.shape)) for number in order]
+    layers, heads = np.unravel_index(order, focus.shape)
+    return list(zip(layers.tolist(), heads.tolist(), strict=True))
 
 
 def plot_maps(maps: dict[str, np.ndarray], target: np.ndarray, error: np.ndarray):
