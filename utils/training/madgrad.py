@@ -1,27 +1,19 @@
-"""MADGRAD in one pass over memory."""
-
-import functools
-import shutil
+"""MADGRAD with a few operations for all weights together."""
 
 import torch
-
-#: Tensors below this many elements are stepped together: a call of the compiled step for each would cost
-# more.
-SMALL = 2**14
 
 
 class MADGRAD(torch.optim.Optimizer):
     """MADGRAD (Defazio and Jelassi 2021, arXiv:2101.11075), to the same weights as its authors' package.
 
-    With the gradient g (weight decay added), the initial weights x0 and λ = (lr + eps) √(k + 1) at step k =
-    0, 1, ...:
+    With the gradient g (weight decay added), the initial weights x0 and λ = (lr + eps) √(k + 1) at step
+    k = 0, 1, ...:
 
-        s ← s + λ g        v ← v + λ g²        z = x0 - s / (∛v + eps)        x ← momentum x + (1 - momentum)
-        z
+        s ← s + λ g                      v ← v + λ g²
+        z = x0 - s / (∛v + eps)          x ← momentum x + (1 - momentum) z
 
-    The package takes eight operations a tensor for that, each a pass over memory. Here it is one pass on a
-    CPU, where a C++ compiler is at hand, and a few kernels for all weights together on a GPU; the step count
-    is no tensor, so nothing waits for it.
+    The package takes about ten operations for each tensor. Here each is one call for all tensors of a
+    group, and the step count is no tensor, so nothing waits for a GPU.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
@@ -50,67 +42,24 @@ class MADGRAD(torch.optim.Optimizer):
                     self.state[weight] = {"s": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
                     if group["momentum"]:
                         self.state[weight]["x0"] = weight.detach().clone()
-            lr = group["lr"] + group["eps"] if group["lr"] else 0.0  # the package's way
-            lamb = lr * (group["k"] + 1) ** 0.5
+            rate = group["lr"] + group["eps"] if group["lr"] else 0.0  # the package's way
+            lamb = rate * (group["k"] + 1) ** 0.5
             group["k"] += 1
-            together = []
-            for weight in weights:
-                if not (large_on_cpu(weight) and compiled()):
-                    together.append(weight)
-                    continue
-                state = {name: value.view(-1) for name, value in self.state[weight].items()}
-                flat, gradient, lamb_ = weight.detach().view(-1), weight.grad.reshape(-1), torch.tensor(lamb)
-                compiled()(
-                    flat, gradient, state, lamb_, group["momentum"], group["weight_decay"], group["eps"]
-                )
-            if together:
-                step_together(together, [self.state[weight] for weight in together], lamb, group)
+            if weights:
+                step_group(weights, [self.state[weight] for weight in weights], lamb, group)
         return loss
 
 
-def step_one(x, g, state, lamb, momentum, decay, eps):
-    """A step of one tensor, to be compiled into one loop."""
-    s, v = state["s"], state["v"]
-    x0 = state["x0"] if momentum else x + s / (cube_root(v) + eps)
-    g = g + decay * x
-    s.add_(lamb * g)
-    v.add_(lamb * g * g)
-    x.mul_(momentum).add_((1 - momentum) * (x0 - s / (cube_root(v) + eps)))
-
-
-def cube_root(v: torch.Tensor) -> torch.Tensor:
-    return torch.exp2(torch.log2(v) / 3)  # compiled, nearly twice as fast as a power of 1/3
-
-
-@functools.cache
-def compiled():
-    """``step_one`` compiled, or None where no C++ compiler, or none that works, is at hand."""
-    if not (shutil.which("g++") or shutil.which("clang++")):
-        return None
-    step = torch.compile(step_one, dynamic=True)
-    try:
-        x, s, v, x0 = torch.zeros(4, 64)
-        step(x, torch.zeros(64), {"s": s, "v": v, "x0": x0}, torch.tensor(0.1), 0.9, 0.0, 1e-6)
-    except Exception:  # such as Python's headers missing: of whatever kind, the other way works without
-        return None
-    return step
-
-
-def large_on_cpu(weight: torch.Tensor) -> bool:
-    return weight.device.type == "cpu" and weight.numel() >= SMALL and weight.is_contiguous()
-
-
-def step_together(weights, states: list[dict], lamb: float, group: dict) -> None:
-    """A step of many tensors, an operation at a time for all of them."""
+def step_group(weights: list[torch.Tensor], states: list[dict], lamb: float, group: dict) -> None:
+    """One step of a group's tensors, an operation at a time for all of them."""
     s, v, momentum = [state["s"] for state in states], [state["v"] for state in states], group["momentum"]
     g = [weight.grad for weight in weights]
     if group["weight_decay"]:
-        g = torch._foreach_add(g, weights, alpha=group["weight_decay"])
-    x0 = (
-        [state["x0"] for state in states]
-        if momentum
-        else torch._foreach_addcdiv(weights, s, roots(v, group["eps"]))
-    )
+        g = list(torch._foreach_add(g, weights, alpha=group["weight_decay"]))
+    if momentum:
+        x0 = [state["x0"] for state in states]
+    else:
+        x0 = list(torch._foreach_addcdiv(weights, s, roots(v, group["eps"])))
     torch._foreach_add_(s, g, alpha=lamb)
     torch._foreach_addcmul_(v, g, g, lamb)
     z = torch._foreach_addcdiv(x0, s, roots(v, group["eps"]), -1)
@@ -118,7 +67,8 @@ def step_together(weights, states: list[dict], lamb: float, group: dict) -> None
     torch._foreach_add_(weights, z, alpha=1 - momentum)
 
 
-def roots(v: list[torch.Tensor], eps: float):
-    found = torch._foreach_pow(v, 1 / 3)
-    torch._foreach_add_(found, eps)
-    return found
+def roots(v: list[torch.Tensor], eps: float) -> tuple[torch.Tensor, ...]:
+    """∛v + eps."""
+    cube_roots = torch._foreach_pow(v, 1 / 3)
+    torch._foreach_add_(cube_roots, eps)
+    return cube_roots

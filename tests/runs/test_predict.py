@@ -1,0 +1,93 @@
+"""``predict``: the predictions of a folder of weights for texts and for a table."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.runs.helpers import held_out_rows
+from utils import predict
+from utils.config import Config, InputError
+from utils.machine import runtime
+from utils.runs import artifacts
+from utils.runs.fold import fit_fold
+from utils.tasks import add_folds, load_table
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A trained fold and its held-out rows.
+
+    The fold is moved and everything else that training wrote is removed, since a folder of weights must work
+    wherever it is copied to.
+    """
+    workspace = tmp_path_factory.mktemp("workspace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "workspace", lambda: workspace)
+        config = Config.make("tiny", precision="fp32", epochs=3)
+        table = add_folds(load_table(config), config)
+        folder = fit_fold(config, table).rename(tmp_path_factory.mktemp("moved") / "fold")
+    shutil.rmtree(workspace)
+    return folder, held_out_rows(table)
+
+
+@pytest.fixture
+def folder(trained):
+    return trained[0]
+
+
+@pytest.fixture
+def held_out(trained):
+    return trained[1].copy()
+
+
+@pytest.mark.parametrize("weights", ["last", "best", "averaged"])
+def test_texts_and_a_table_get_the_predictions_of_the_fold(weights, folder, held_out):
+    expected = artifacts.read_predictions(folder)
+    of_table = predict(folder / weights, held_out)
+    assert list(of_table) == ["id", "target"]
+    assert of_table["id"].tolist() == expected["id"].tolist()
+    of_texts = predict(str(folder / weights), held_out["excerpt"].tolist())
+    assert of_texts["id"].tolist() == [str(number) for number in range(len(held_out))]
+    for predictions in (of_table, of_texts):
+        np.testing.assert_allclose(predictions["target"], expected[weights], atol=1e-5, rtol=0)
+    assert expected[weights].std() > 1e-4, "all predictions are the same, so that their order is not tested"
+
+
+def test_a_tables_order_and_ids_are_kept_and_targets_are_not_needed(folder, held_out):
+    expected = artifacts.read_predictions(folder).set_index("id")["averaged"]
+    table = held_out.sample(frac=1.0, random_state=0)[["excerpt", "id"]]
+    unchanged = table.copy()
+    predictions = predict(folder / "averaged", table)
+    assert predictions["id"].tolist() == table["id"].tolist() != expected.index.tolist()
+    np.testing.assert_allclose(predictions["target"], expected[table["id"]], atol=1e-5, rtol=0)
+    pd.testing.assert_frame_equal(table, unchanged)
+    numbered = predict(folder / "averaged", table[["excerpt"]])
+    assert numbered["id"].tolist() == [str(number) for number in range(len(table))]
+    np.testing.assert_array_equal(numbered["target"], predictions["target"])
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (pd.DataFrame({"id": ["a"], "exerpt": ["a text"]}), "no column 'excerpt'; did you mean 'exerpt'?"),
+        (pd.DataFrame({"id": ["a", "a"], "excerpt": ["one", "two"]}), "column 'id' repeats an id in row 2"),
+        ([], "no (rows|texts)"),
+        ("a single text", "takes a list of texts, or a table; put the text into a list"),
+        (["a text", " \n"], "column 'excerpt' holds an empty text in row 2"),
+        (["a text", 3], "column 'excerpt' holds something that is not text in row 2"),
+    ],
+    ids=["no text column", "repeated id", "empty list", "single text", "empty text", "number"],
+)
+def test_rows_that_cannot_be_predicted_are_refused_in_one_sentence(rows, words, folder):
+    with pytest.raises(InputError, match=words) as caught:
+        predict(folder / "averaged", rows)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_weights_is_refused_in_one_sentence(folder, tmp_path):
+    for path in (folder, folder / "nothing", folder / "predictions.csv", str(tmp_path)):
+        with pytest.raises(InputError, match="holds no model; name a folder of weights") as caught:
+            predict(path, ["a text"])
+        assert "\n" not in str(caught.value)
