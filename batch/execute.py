@@ -117,7 +117,7 @@ def command(name: str, output: Path, parameters: dict) -> list[str]:
 def start(words: list[str], environment: dict[str, str], log: IO[bytes]) -> subprocess.Popen:
     """Start a command under the supervisor, in a session of its own, so that Ctrl-C does not reach it."""
     path = os.pathsep.join(filter(None, [str(runtime.ROOT), os.environ.get("PYTHONPATH")]))
-    variables = {**os.environ, **environment, "PYTHONPATH": path}
+    variables = {**os.environ, **environment, "PYTHONPATH": path, "SUITE_ROOT": str(runtime.ROOT)}
     words = [sys.executable, "-m", "batch.supervisor", *words]
     null, pipe = subprocess.DEVNULL, subprocess.PIPE
     return subprocess.Popen(words, stdin=pipe, stdout=null, stderr=log, env=variables, start_new_session=True)

@@ -58,7 +58,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_texts(poison, tiny, tiny_t
 
 
 @pytest.mark.parametrize("file", ["best", "history.csv", "last", "predictions.csv", "result.json"])
-def test_a_full_disk_at_any_other_file(file, whole, tiny, tiny_table, monkeypatch):
+def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table, monkeypatch):
     full = OSError(28, "No space left on device")
     save_model, atomic_file = artifacts.save_model, files.atomic_file
 
@@ -87,7 +87,7 @@ def test_a_full_disk_at_any_other_file(file, whole, tiny, tiny_table, monkeypatc
 
 
 @pytest.mark.parametrize("where", [".", "output", "output/locked"])
-def test_an_output_folder_that_is_read_only(where, tiny, tiny_table, workspace):
+def test_a_read_only_output_folder_is_reported(where, tiny, tiny_table, workspace):
     """Train in a process without root's rights, since root may write anywhere."""
     for file in Path(encoder_source("tiny")).iterdir():
         file.chmod(0o644)

@@ -82,7 +82,7 @@ def test_apex_resumes_with_its_master_weights_and_loss_scale(level, tiny, tiny_t
     assert_same(whole, train("interrupted"))
 
 
-SCRIPT = """
+TRAIN = """
 import json, sys
 import torch
 torch.set_num_threads(1)
@@ -102,7 +102,7 @@ def train_and_kill(options, states, generator, kills):
     Returns:
         How many were killed, and what the one that finished printed.
     """
-    command = [sys.executable, "-c", SCRIPT, json.dumps(options)]
+    command = [sys.executable, "-c", TRAIN, json.dumps(options)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     for killed in range(kills + 1):
         before = checkpoint.latest(states)
@@ -211,7 +211,9 @@ def test_a_finished_fold_is_copied_and_not_trained_again(tiny, tiny_table, tmp_p
     ):
         fit_fold(tiny(resume_from="/nowhere", fold=1), tiny_table)
     other = fit_fold(tiny(resume_from=str(tmp_path / "mounted"), fold=1), tiny_table)
-    assert artifacts.read_result(other)["fold"] == 1, "a fold that the earlier session did not reach"
+    assert artifacts.read_result(other)["fold"] == 1, (
+        "the fold that the earlier session lacked was not trained"
+    )
 
 
 def test_a_finished_fold_that_does_not_fit_on_the_disk_is_reported(tiny, tiny_table, tmp_path, monkeypatch):

@@ -15,6 +15,8 @@ from utils.config import InputError
 from utils.runs import artifacts, fold, stopping
 from utils.runs.fold import fit_fold
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 def test_the_time_limit_saves_the_state_and_leaves_results_so_far(whole, tiny, tiny_table, capsys):
     options = {"run": "limited", **OPTIONS}
@@ -25,9 +27,6 @@ def test_the_time_limit_saves_the_state_and_leaves_results_so_far(whole, tiny, t
     assert (folder / "predictions.csv").is_file()
     assert artifacts.read_result(folder)["stopped_by"] == "time limit"
     assert_same(whole, fit_fold(tiny(**options), tiny_table))
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
