@@ -53,7 +53,7 @@ class MADGRAD(torch.optim.Optimizer):
 def step_group(weights: list[torch.Tensor], states: list[dict], lamb: float, group: dict) -> None:
     """One step of a group's tensors, an operation at a time for all of them."""
     s, v, momentum = [state["s"] for state in states], [state["v"] for state in states], group["momentum"]
-    g = [weight.grad for weight in weights]
+    g = [weight.grad for weight in weights if weight.grad is not None]
     if group["weight_decay"]:
         g = list(torch._foreach_add(g, weights, alpha=group["weight_decay"]))
     if momentum:
