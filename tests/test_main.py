@@ -122,7 +122,7 @@ def test_the_texts_may_stand_in_another_column(fold, texts, tmp_path, capsys):
     predictions = pd.read_csv(io.StringIO(capsys.readouterr().out))
     assert predictions["id"].tolist() == list(range(len(expected)))
     assert predictions["target"].tolist() == expected["target"].tolist()
-    message = f"InputError: {renamed} has no column 'esay'; did you mean 'essay'?"
+    message = "InputError: the table has no column 'esay'; did you mean 'essay'?"
     assert run("predict", fold / "best", renamed, "--text-column", "esay") == message
 
 

@@ -11,7 +11,7 @@ import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.config import Config, InputError, nearest
+from utils.config import Config, InputError
 
 EXAMPLES = """\
 examples:
@@ -109,11 +109,9 @@ def predict(options: argparse.Namespace) -> None:
     from utils.machine.files import write_table
     from utils.runs.predict import predict
 
-    table, column = read_table(options.texts), options.text_column
-    if column and column not in table.columns:
-        raise InputError(f"{options.texts} has no column {column!r}; {nearest(column, table.columns)}")
+    table = read_table(options.texts)
     with contextlib.redirect_stdout(sys.stderr):  # standard output holds the CSV and nothing else
-        predictions = predict(options.folder, table[column].tolist() if column else table)
+        predictions = predict(options.folder, table, options.text_column or "")
     if options.output:
         write_table(options.output, predictions)
     else:

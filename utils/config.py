@@ -165,7 +165,7 @@ class Config:
         return self.run or (self.preset if self.data == usual else f"{self.preset}-{Path(self.data).stem}")
 
     @classmethod
-    def make(cls, preset: str = "demo", **overrides) -> "Config":
+    def make(cls, /, preset: str = "demo", **overrides) -> "Config":
         """The preset's Config with ``overrides`` applied; an override of None leaves the preset's value.
 
         Values are coerced to the field's type (``"a,b"`` to ``("a", "b")``, 3.0 to 3, ``"1e-4"`` to 0.0001).

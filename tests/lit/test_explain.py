@@ -24,12 +24,12 @@ TEXTS = [
 ]
 
 
-def train_tokenizer(kind, texts):
+def train_tokenizer(scheme, texts):
     """A small tokenizer: "bytes" has byte-level BPE like RoBERTa; "marks" marks spaces like SentencePiece."""
     special = ["<s>", "</s>", "<pad>", "<unk>", "<mask>"]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     alphabet = []
-    if kind == "bytes":
+    if scheme == "bytes":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder, alphabet = decoders.ByteLevel(), pre_tokenizers.ByteLevel.alphabet()
     else:
@@ -45,9 +45,9 @@ def train_tokenizer(kind, texts):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, special, strict=True)))
 
 
-@pytest.mark.parametrize("kind", ["bytes", "marks"])
-def test_byte_level_and_sentencepiece_tokens_read_as_words(kind):
-    tokenizer = train_tokenizer(kind, ["the reading reader reads the readable text, café — yes"] * 20)
+@pytest.mark.parametrize("scheme", ["bytes", "marks"])
+def test_byte_level_and_sentencepiece_tokens_read_as_words(scheme):
+    tokenizer = train_tokenizer(scheme, ["the reading reader reads the readable text, café — yes"] * 20)
     vocabulary = readable_vocabulary(tokenizer)
     ids = tokenizer("the reader, the café")["input_ids"][1:-1]
     tokens = [vocabulary[i] for i in ids]

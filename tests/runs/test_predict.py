@@ -93,3 +93,11 @@ def test_a_folder_without_weights_is_refused_in_one_sentence(folder, tmp_path):
         with pytest.raises(InputError, match="holds no model; name a folder of weights") as caught:
             predict(path, ["a text"])
         assert "\n" not in str(caught.value)
+
+
+def test_the_column_of_texts_may_have_another_name(folder, held_out):
+    expected = predict(folder / "averaged", held_out)
+    renamed = held_out.rename(columns={"excerpt": "essay"}).assign(excerpt="something else")
+    pd.testing.assert_frame_equal(predict(folder / "averaged", renamed, text_column="essay"), expected)
+    with pytest.raises(InputError, match="no column 'esay'; did you mean 'essay'"):
+        predict(folder / "averaged", renamed, text_column="esay")

@@ -24,7 +24,7 @@ class TextDataset(dataset.Dataset):
         columns = [table[list(fields)].astype(str), view.dataset_values(table)]
         fields |= view.dataset_fields()
         errors = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
-        if len(errors) and errors.notna().all():
+        if len(errors) and errors.notna().all() and "standard_error" not in fields:
             fields["standard_error"] = number_field()
             columns.append(errors.astype(float))
         categories = [name for name in table.columns if _is_category(table[name], used={*fields, *RESERVED})]

@@ -1,5 +1,6 @@
 """Training losses, in a form that adds up over any split of a batch."""
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -60,26 +61,33 @@ class Loss(nn.Module):
         return self.reduce(self.statistics(outputs, targets) / self.counts(targets).to(outputs.device))
 
 
-class MSELoss(Loss):
-    """The mean of the squared errors.
+class RegressionLoss(Loss):
+    """The mean of ``elementwise`` over all targets of all texts.
 
     Args:
         scale: of each target, (targets,). Errors are counted in units of it, so that one learning rate suits
             targets from 0 to 100 as well as from -3 to 2.
     """
 
-    name = "mse"
     scale: torch.Tensor
 
-    def __init__(self, scale: list[float]):
+    def __init__(self, scale: Sequence[float]):
         super().__init__()
         self.register_buffer("scale", torch.tensor(scale))
 
     def elementwise(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return F.mse_loss(outputs, targets, reduction="none")
+        """The loss of each element, (batch, targets), of two tensors of that shape."""
+        raise NotImplementedError
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return self.elementwise(outputs / self.scale, targets / self.scale).sum().unsqueeze(0)
+
+
+class MSELoss(RegressionLoss):
+    name = "mse"
+
+    def elementwise(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(outputs, targets, reduction="none")
 
 
 class RMSELoss(MSELoss):
@@ -91,7 +99,7 @@ class RMSELoss(MSELoss):
         return means.sum().clamp_min(1e-12).sqrt()  # whose slope at 0 would be infinite
 
 
-class SmoothL1Loss(MSELoss):
+class SmoothL1Loss(RegressionLoss):
     """Huber's loss with its bend at an error of 1."""
 
     name = "smooth_l1"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.config import Config, InputError
-from utils.data.table import check_table
+from utils.data.table import check_columns, check_table
 from utils.modeling.heads import HeadConfig
 from utils.modeling.model import TextModelConfig
 from utils.runs.artifacts import load_model
@@ -14,12 +14,13 @@ from utils.tasks import Task, make_task
 from utils.training.predict import predict_examples
 
 
-def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
+def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column: str = "") -> pd.DataFrame:
     """Predictions for some texts.
 
     Args:
         folder: of weights, such as ``output/<run>/fold-<k>/averaged``.
         rows: texts, or a table with the columns that the model was trained on; its targets are not needed.
+        text_column: the table's column of texts, where it has another name than in the training data.
 
     Returns:
         A row per text, in the same order: the id (of texts alone, their number from 0), and a column per
@@ -31,10 +32,12 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame) -> pd.DataFr
     if isinstance(rows, str):
         raise InputError("predict takes a list of texts, or a table; put the text into a list.")
     if not isinstance(rows, pd.DataFrame):
-        rows = pd.DataFrame(
-            {config.id_column: [str(i) for i in range(len(rows))], config.text_column: list(rows)}
-        )
-    elif config.id_column not in rows.columns:
+        rows = pd.DataFrame({config.text_column: list(rows)})
+    if text_column:
+        check_columns(rows, [text_column], "the table")
+        others = [name for name in rows.columns if name != config.text_column or name == text_column]
+        rows = rows[others].rename(columns={text_column: config.text_column})
+    if config.id_column not in rows.columns:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
     table = check_table(rows, config, targets=False)
     predictions = predict_examples(model, task, task.encode(table, tokenizer), tokenizer)

@@ -14,6 +14,7 @@ from utils.data.folds import assign_folds
 from utils.data.sources import find_table, read_table
 from utils.data.table import check_table
 from utils.machine.runtime import display_path
+from utils.modeling.losses import LOSSES
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.base import TASKS, Task
 
@@ -35,8 +36,9 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
     check_choice("task", config.task, TASKS)
     check_choice("pooling", config.pooling, POOLINGS)
     task = TASKS[config.task](config)
-    if task.losses:
-        check_choice("loss", config.loss, task.losses)
+    if task.loss_family is not None:
+        family = [name for name, loss in LOSSES.items() if issubclass(loss, task.loss_family)]
+        check_choice("loss", config.loss, family)
     if table is not None:
         task.see(table)
     if train is not None:

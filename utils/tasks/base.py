@@ -33,7 +33,7 @@ class Task:
 
     name: ClassVar[str] = ""
     metric: ClassVar[Metric]
-    losses: ClassVar[tuple[str, ...]] = ()  # values of Config.loss that it takes; empty: it has its own
+    loss_family: ClassVar[type[Loss] | None] = None  # what Config.loss chooses from; None: it has its own
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):

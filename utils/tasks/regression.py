@@ -9,7 +9,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score, root_mean_squared_error
 
 from utils.modeling.heads import HeadConfig
-from utils.modeling.losses import LOSSES
+from utils.modeling.losses import LOSSES, RegressionLoss
 from utils.tasks.base import Task
 from utils.tasks.baselines import predict_from_counts, predict_from_tfidf
 from utils.tasks.metrics import Metric, rmse_interval
@@ -20,7 +20,7 @@ class Regression(Task):
 
     name = "regression"
     metric = Metric("rmse", "RMSE", "target's units")
-    losses = ("mse", "rmse", "smooth_l1")
+    loss_family = RegressionLoss
 
     def __init__(self, config):
         super().__init__(config)
