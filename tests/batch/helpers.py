@@ -10,18 +10,8 @@ import psutil
 from utils.machine import runtime
 
 # Long enough to be stopped in the middle.
-LONG = [
-    "--preset",
-    "tiny",
-    "--precision",
-    "fp32",
-    "--epochs",
-    "100",
-    "--swa-start",
-    "20",
-    "--save-every",
-    "1",
-]
+LONG = ["--preset", "tiny", "--precision", "fp32"]
+LONG += ["--epochs", "100", "--swa-start", "20", "--save-every", "1"]
 SETTINGS = {"epochs": 100, "swa_start": 20, "save_every": 1}
 
 
