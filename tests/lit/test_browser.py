@@ -21,7 +21,8 @@ def page(lit):
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
-        page = browser.new_page(viewport={"width": 1400, "height": 1400})
+        # In a narrower window, a bare machine's fallback fonts hide the editor's buttons.
+        page = browser.new_page(viewport={"width": 2200, "height": 1400})
         page.route("**/*", lambda route: route.continue_() if lit.url in route.request.url else route.abort())
         page.set_default_timeout(60_000)
         page.goto(f"{lit.url}?models=fold+0+averaged,fold+1+averaged")
