@@ -236,7 +236,7 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("weights", "first", "weights='first' are not there; choose one of: averaged, best, last."),
+        ("weights", "first", "weights='first' is not known; choose one of: averaged, best, last."),
         ("preset", "clear", "clear holds no finished fold; train one first with notebook 02 (preset=clear)"),
     ],
 )
