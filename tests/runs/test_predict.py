@@ -75,7 +75,7 @@ def test_a_tables_order_and_ids_are_kept_and_targets_are_not_needed(folder, held
     [
         (pd.DataFrame({"id": ["a"], "exerpt": ["a text"]}), "no column 'excerpt'; did you mean 'exerpt'?"),
         (pd.DataFrame({"id": ["a", "a"], "excerpt": ["one", "two"]}), "column 'id' repeats an id in row 2"),
-        ([], "no (rows|texts)"),
+        ([], "predict got no texts; pass at least one"),
         ("a single text", "takes a list of texts, or a table; put the text into a list"),
         (["a text", " \n"], "column 'excerpt' holds an empty text in row 2"),
         (["a text", 3], "column 'excerpt' holds something that is not text in row 2"),
@@ -101,3 +101,18 @@ def test_the_column_of_texts_may_have_another_name(folder, held_out):
     pd.testing.assert_frame_equal(predict(folder / "averaged", renamed, text_column="essay"), expected)
     with pytest.raises(InputError, match="no column 'esay'; did you mean 'essay'"):
         predict(folder / "averaged", renamed, text_column="esay")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("tokenizer.json", "has no tokenizer"), ("model.safetensors", "its weights cannot be loaded")],
+)
+def test_a_folder_that_was_copied_in_part_is_refused_in_one_sentence(name, words, folder, tmp_path):
+    copy = shutil.copytree(folder / "averaged", tmp_path / "copy")
+    content = (copy / name).read_bytes()
+    (copy / name).unlink()
+    if name == "model.safetensors":
+        (copy / name).write_bytes(content[:-100])
+    with pytest.raises(InputError, match=words) as caught:
+        predict(copy, ["a text"])
+    assert "\n" not in str(caught.value)

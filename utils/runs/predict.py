@@ -31,6 +31,8 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
     config = task.config
     if isinstance(rows, str):
         raise InputError("predict takes a list of texts, or a table; put the text into a list.")
+    if len(rows) == 0:
+        raise InputError("predict got no texts; pass at least one.")
     if not isinstance(rows, pd.DataFrame):
         rows = pd.DataFrame({config.text_column: list(rows)})
     if text_column:
