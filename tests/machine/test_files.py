@@ -38,3 +38,10 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path):
 def test_messages_shorten_only_paths_inside_the_workspace(workspace):
     assert runtime.display_path(workspace / "output" / "x") == "output/x"
     assert runtime.display_path("/elsewhere/x") == "/elsewhere/x"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".best-abc123", "best", ".last-abc123", "state"):
+        (tmp_path / name / "new").mkdir(parents=True)
+    files.remove_leftovers(tmp_path / "best", tmp_path / "averaged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".last-abc123", "best", "state"]

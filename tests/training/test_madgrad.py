@@ -1,12 +1,17 @@
 """Our MADGRAD against its authors' package."""
 
 import copy
+import shutil
 
 import madgrad
 import pytest
 import torch
 
 from utils.training import madgrad as ours
+
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+)
 
 
 def problem(seed=0):
@@ -37,9 +42,15 @@ def run(optimizer, weights, gradients, first=0):
         optimizer.step()
 
 
+@pytest.fixture(params=["together", pytest.param("compiled", marks=needs_compiler)])
+def way(request, monkeypatch):
+    monkeypatch.setattr(ours, "SMALL", 2 if request.param == "compiled" else 10**9)
+    return request.param
+
+
 @pytest.mark.parametrize("momentum", [0.9, 0.0, 0.5])
 @pytest.mark.parametrize("decay", [0.0, 1e-2])
-def test_the_same_weights_as_the_package_over_200_steps(momentum, decay):
+def test_the_same_weights_as_the_package_over_200_steps(way, momentum, decay):
     weights, gradients = problem()
     theirs = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
     run(madgrad.MADGRAD(groups(theirs, decay), momentum=momentum, eps=1e-6), theirs, gradients)
@@ -49,7 +60,7 @@ def test_the_same_weights_as_the_package_over_200_steps(momentum, decay):
 
 
 @pytest.mark.parametrize("momentum", [0.9, 0.0])
-def test_resumed_it_goes_on_to_the_bit(momentum):
+def test_resumed_it_goes_on_to_the_bit(way, momentum):
     weights, gradients = problem()
     whole = [torch.nn.Parameter(weight.detach().clone()) for weight in weights]
     run(ours.MADGRAD(groups(whole, 0.01), momentum=momentum), whole, gradients)

@@ -27,9 +27,8 @@ class Examples:
     ends: np.ndarray  # where each example's tokens end, (examples,)
     targets: np.ndarray  # what the loss compares the outputs with, (examples, ...)
     row: np.ndarray  # which row each example belongs to, (examples,)
-    extras: dict[str, np.ndarray] = field(
-        default_factory=dict
-    )  # aligned with the tokens, kept from the encoder
+    #: Aligned with the tokens, each (tokens of all examples,); kept from the encoder.
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ends)

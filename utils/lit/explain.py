@@ -104,12 +104,11 @@ class Explainer:
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            pooled = self.model.pooling(output["hidden_states"], encoded.inputs["attention_mask"])
-            gradients = self._gradients(output, vectors, pooled)
+            gradients = self._gradients(output, vectors)
         per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
         per_text = {
             "scores": self._scores(output["logits"]),
-            "pooled": _array(pooled),
+            "pooled": _array(output["pooled"]),
             "pooled_gradient": _array(gradients.pooled),
             "first": _array(output["hidden_states"][-1][:, 0]),
         }
@@ -173,12 +172,11 @@ class Explainer:
             finally:
                 hook.remove()
 
-    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor, pooled: torch.Tensor) -> Gradients:
-        pooled_score = self.task.explained(self.model.head(pooled), self.output).sum()
-        (of_pooled,) = torch.autograd.grad(pooled_score, pooled, retain_graph=True)
+    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
         score = self.task.explained(output["logits"], self.output).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
-        of_vectors, *of_states = torch.autograd.grad(score, [vectors, *states], allow_unused=True)
+        inputs = [vectors, output["pooled"], *states]
+        of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
         of_layers = [
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)

@@ -41,6 +41,13 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         flush_to_disk(folder.parent)
 
 
+def remove_leftovers(*folders: Path) -> None:
+    """Remove what killed processes left of ``atomic_folder``. Nobody else may be writing these folders."""
+    for folder in folders:
+        for path in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def flush_to_disk(path: Path) -> None:
     """Wait until the disk holds ``path``, a file or a folder's list of names."""
     handle = os.open(path, os.O_RDONLY)

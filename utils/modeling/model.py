@@ -38,13 +38,14 @@ class TextModelConfig(PreTrainedConfig):
 
 @dataclass
 class TextModelOutput(ModelOutput):
-    """``logits``: (batch, outputs); for a score, in the target's own units.
+    """``logits``: (batch, outputs); for a score, in the target's own units. ``pooled``: what the head reads.
 
     ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width).
     ``attentions``: of every layer, (batch, heads, tokens, tokens), where they were asked for.
     """
 
     logits: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -100,8 +101,10 @@ class TextModel(PreTrainedModel):
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)
         aligned = {name: (extras or {})[name] for name in self.pooling.extras}
+        pooled = self.pooling(layers, inputs["attention_mask"], **aligned)
         return TextModelOutput(
-            logits=self.head(self.pooling(layers, inputs["attention_mask"], **aligned)),
+            logits=self.head(pooled),
+            pooled=pooled,
             hidden_states=layers,
             attentions=getattr(states, "attentions", None),
         )

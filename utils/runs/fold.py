@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from utils.config import Config, InputError
 from utils.data.table import fingerprint
 from utils.machine import distributed, runtime
-from utils.machine.files import digest, write_table
+from utils.machine.files import digest, remove_leftovers, write_table
 from utils.runs import artifacts, results
 from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors
 from utils.runs.progress import Progress, current_weights
@@ -81,6 +81,9 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
         training = prepare(config, table, config.fold)
         metadata = describe(training, table, data)
         with lock_fold(folder), readable_errors(folder):
+            distributed.run_on_main(
+                lambda: remove_leftovers(folder, *map(folder.joinpath, artifacts.WEIGHTS))
+            )
             progress = resume(training, folder, metadata)
             if progress is None:
                 distributed.run_on_main(lambda: artifacts.start_fold(folder, metadata))
@@ -231,9 +234,8 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
     After a time limit the state stays, to go on from, and so does the plan.
     """
     if not progress.predictions or progress.rows[-1]["step"] != training.step:
-        progress.predictions = evaluate(
-            training
-        )  # stopped between two evaluations, or resumed after the last one
+        # Stopped between two evaluations, or resumed after the last one.
+        progress.predictions = evaluate(training)
     distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
     if reason == "patience":
         print(f"Stopped early: no better score in {training.config.patience} evaluations.")

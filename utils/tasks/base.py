@@ -73,8 +73,7 @@ class Task:
         """(rows, columns): what predictions are scored against; NaN in a table without targets."""
         return table.reindex(columns=list(self.config.target_columns)).to_numpy(dtype=np.float64)
 
-    # --- examples and the model
-    # -------------------------------------------------------------------------------
+    # --- examples and the model -----------------------------------------------------------------------------
 
     def encode(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
@@ -110,8 +109,7 @@ class Task:
         """Take from a saved model's head what ``see`` and ``fit`` took from the tables."""
         self.outputs = tuple(head.outputs)
 
-    # --- predictions
-    # --------------------------------------------------------------------------------------------
+    # --- predictions ----------------------------------------------------------------------------------------
 
     def decode(self, outputs: list[np.ndarray], examples: Examples) -> np.ndarray:
         """Predictions, (rows, columns), from each example's logits; by default the logits themselves."""

@@ -28,9 +28,6 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
     config, loss, weights = training.config, training.task.loss, training.backend.weights()
     for micro_batches in steps_of_epoch(training, epoch):
         means = retry_in_smaller_parts(training, micro_batches, add_gradients)
-        if loss.n_statistics == 1 and not loss.is_additive:
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            torch._foreach_mul_(gradients, loss.slopes(means)[0])
         training.backend.clip(config.max_grad_norm)
         training.optimizer.step()
         training.optimizer.zero_grad()
@@ -64,17 +61,16 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
     """Forward and backward of one step: this process's share of the examples, in any number of batches.
 
     Returns:
-        The means of the loss's statistics over the examples of all processes, (n_statistics,). With one
-        statistic the gradients are those of its mean; with several, those of the loss itself.
+        The means of the loss's statistics over the examples of all processes, (n_statistics,).
     """
-    task, backend = training.task, training.backend
-    counts = torch.zeros(task.loss.n_statistics)
+    task, loss, backend = training.task, training.task.loss, training.backend
+    counts = torch.zeros(loss.n_statistics)
     for batch in batches:
         counts += task.counts(batch)
     counts = counts.to(backend.device)
     distributed.all_reduce_sum(counts)
     training.wrapped.train()
-    slopes = loss_slopes(training, batches, counts) if task.loss.n_statistics > 1 else torch.ones_like(counts)
+    slopes = loss_slopes(training, batches, counts) if loss.n_statistics > 1 else torch.ones_like(counts)
     means = torch.zeros_like(counts)
     for i, batch in enumerate(batches):
         shares = forward(training, batch) / counts
@@ -84,6 +80,11 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
         nothing = sum(weight.sum() for weight in training.model.parameters()) * 0
         backend.backward(nothing, last=True)
     distributed.all_reduce_sum(means)
+    if (
+        loss.n_statistics == 1 and not loss.is_additive
+    ):  # one slope can wait, and saves the pass for the means
+        gradients = [weight.grad for weight in backend.weights() if weight.grad is not None]
+        torch._foreach_mul_(gradients, loss.slopes(means)[0])
     return means
 
 

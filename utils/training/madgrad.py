@@ -1,6 +1,13 @@
-"""MADGRAD with a few operations for all weights together."""
+"""MADGRAD in one pass over memory."""
+
+import functools
+import shutil
+from collections.abc import Callable
 
 import torch
+
+#: Tensors below this many elements are stepped together: a compiled call for each would cost more.
+SMALL = 2**14
 
 
 class MADGRAD(torch.optim.Optimizer):
@@ -12,8 +19,9 @@ class MADGRAD(torch.optim.Optimizer):
         s ← s + λ g                      v ← v + λ g²
         z = x0 - s / (∛v + eps)          x ← momentum x + (1 - momentum) z
 
-    The package takes about ten operations for each tensor. Here each is one call for all tensors of a
-    group, and the step count is no tensor, so nothing waits for a GPU.
+    The package takes about ten operations for each tensor, each a pass over memory. Here it is one pass on a
+    CPU where a C++ compiler is available, and elsewhere one call per operation for all tensors of a group.
+    The step count is no tensor, so nothing waits for a GPU.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
@@ -37,21 +45,68 @@ class MADGRAD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            for weight in weights:
-                if not self.state[weight]:
-                    self.state[weight] = {"s": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
-                    if group["momentum"]:
-                        self.state[weight]["x0"] = weight.detach().clone()
+            self._initialize(weights, group["momentum"])
             rate = group["lr"] + group["eps"] if group["lr"] else 0.0  # the package's way
             lamb = rate * (group["k"] + 1) ** 0.5
             group["k"] += 1
-            if weights:
-                step_group(weights, [self.state[weight] for weight in weights], lamb, group)
+            together = []
+            for weight in weights:
+                if large_on_cpu(weight) and (step_alone := compiled_step()):
+                    self._step_alone(step_alone, weight, lamb, group)
+                else:
+                    together.append(weight)
+            if together:
+                step_together(together, [self.state[weight] for weight in together], lamb, group)
         return loss
 
+    def _initialize(self, weights: list[torch.Tensor], momentum: float) -> None:
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight] = {"s": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
+                if momentum:
+                    self.state[weight]["x0"] = weight.detach().clone()
 
-def step_group(weights: list[torch.Tensor], states: list[dict], lamb: float, group: dict) -> None:
-    """One step of a group's tensors, an operation at a time for all of them."""
+    def _step_alone(self, step: Callable, weight: torch.Tensor, lamb: float, group: dict) -> None:
+        state = {name: value.view(-1) for name, value in self.state[weight].items()}
+        x = weight.detach().view(-1)
+        g = weight.grad.reshape(-1)  # type: ignore[union-attr] # only weights with gradients come here
+        step(x, g, state, torch.tensor(lamb), group["momentum"], group["weight_decay"], group["eps"])
+
+
+def step_one(x, g, state, lamb, momentum, decay, eps):
+    """One step of one tensor, to be compiled into one loop."""
+    s, v = state["s"], state["v"]
+    x0 = state["x0"] if momentum else x + s / (cube_root(v) + eps)
+    g = g + decay * x
+    s.add_(lamb * g)
+    v.add_(lamb * g * g)
+    x.mul_(momentum).add_((1 - momentum) * (x0 - s / (cube_root(v) + eps)))
+
+
+def cube_root(v: torch.Tensor) -> torch.Tensor:
+    return torch.exp2(torch.log2(v) / 3)  # compiled, nearly twice as fast as a power of 1/3
+
+
+@functools.cache
+def compiled_step() -> Callable | None:
+    """``step_one`` compiled, or None where there is no C++ compiler that works."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        return None
+    step = torch.compile(step_one, dynamic=True)
+    try:
+        x, s, v, x0 = torch.zeros(4, 64)
+        step(x, torch.zeros(64), {"s": s, "v": v, "x0": x0}, torch.tensor(0.1), 0.9, 0.0, 1e-6)
+    except Exception:  # such as Python's headers missing: whatever it is, the other way works without
+        return None
+    return step
+
+
+def large_on_cpu(weight: torch.Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.numel() >= SMALL and weight.is_contiguous()
+
+
+def step_together(weights: list[torch.Tensor], states: list[dict], lamb: float, group: dict) -> None:
+    """One step of many tensors, an operation at a time for all of them."""
     s, v, momentum = [state["s"] for state in states], [state["v"] for state in states], group["momentum"]
     g = [weight.grad for weight in weights if weight.grad is not None]
     if group["weight_decay"]:

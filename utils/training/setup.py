@@ -79,12 +79,10 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
     averager = make_averager(model, config, steps_per_epoch, total_steps)
     wrapped, stepped = backend.prepare(model, optimizer)
     if process := distributed.processes().process_index:
-        set_seed(
-            config.seed + process
-        )  # the same weights in every process so far, other dropout masks from here
-    rates = LearningRates(
-        optimizer, config, steps_per_epoch, total_steps
-    )  # after amp.initialize, as Apex asks
+        # The weights are the same in every process so far; dropout masks differ from here.
+        set_seed(config.seed + process)
+    # Made after amp.initialize, as Apex asks.
+    rates = LearningRates(optimizer, config, steps_per_epoch, total_steps)
     return Training(
         config=config,
         task=task,
