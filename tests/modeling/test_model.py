@@ -246,6 +246,12 @@ class _NoTokenizer:
         pass
 
 
+def test_a_saved_model_does_not_say_where_its_encoder_lay(folder, tmp_path):
+    model, tokenizer = build_model(Config.make("tiny", encoder=str(folder)))
+    save_model(model.config, model.state_dict(), tokenizer, tmp_path / "saved")
+    assert str(folder.parent) not in "".join(path.read_text() for path in (tmp_path / "saved").glob("*.json"))
+
+
 def test_a_trained_model_comes_back_exactly(tmp_path):
     roundtrip(tmp_path)
 

@@ -28,6 +28,7 @@ class TextModelConfig(PreTrainedConfig):
 
     def __init__(self, encoder=None, pooling="cls_layers", layer_dropout=0.0, head=None, task=None, **kwargs):
         encoder = dict(encoder) if isinstance(encoder, dict) else encoder.to_dict()
+        encoder.pop("_name_or_path", None)  # where it lay on the machine that trained it
         self.encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
         self.pooling = pooling
         self.layer_dropout = layer_dropout

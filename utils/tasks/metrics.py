@@ -54,10 +54,16 @@ def bootstrap_interval(
     if len(names) < 2:
         return float("nan"), float("nan")  # one group says nothing about others
     members = [np.flatnonzero(index == number) for number in range(len(names))]
+
+    def score_of_groups(numbers: np.ndarray) -> float:
+        return score(np.concatenate([members[number] for number in numbers]))
+
+    options = {"vectorized": False, "n_resamples": n_resamples, "method": "percentile"}
     generator = np.random.default_rng(seed)
-    draws = [generator.integers(len(names), size=len(names)) for _ in range(n_resamples)]
-    scores = [score(np.concatenate([members[number] for number in draw])) for draw in draws]
-    low, high = np.nanpercentile(scores, [2.5, 97.5])
+    result = bootstrap((np.arange(len(names)),), score_of_groups, **options, random_state=generator)
+    low, high = np.nanpercentile(
+        result.bootstrap_distribution, [2.5, 97.5]
+    )
     return float(low), float(high)
 
 
