@@ -32,7 +32,8 @@ PRESETS: dict[str, dict] = {
     "feedback": {
         "data": "feedback", "id_column": "text_id", "text_column": "full_text",
         "target_columns": ("cohesion", "syntax", "vocabulary", "phraseology", "grammar", "conventions"),
-        "encoder": "microsoft/deberta-v3-base", "max_length": 512, "pooling": "attention", "epochs": 4,
-        "batch_size": 8, "loss": "smooth_l1", "lr": 2e-5, "swa_start": 2.0, "swa_every": 20,
+        "encoder": "microsoft/deberta-v3-base", "max_length": 1024, "pooling": "attention", "epochs": 4,
+        "batch_size": 4, "accumulation_steps": 2, "loss": "smooth_l1", "lr": 2e-5, "swa_start": 2.0,
+        "swa_every": 20,
     },
 }  # fmt: skip

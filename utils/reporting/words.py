@@ -63,12 +63,15 @@ def _draw_word(axis, word: str, colour, x: float, y: float, length: float) -> No
     axis.text(x, y + _SPACE, word, fontproperties=_FONT, color="black", parse_math=False)
 
 
-def plot_attention(tokens: list[str], attention: np.ndarray):
+def plot_attention(tokens: list[str], attention: np.ndarray | None):
     """Every head of every layer as a small square: a row per attending token, a column per attended token.
 
     Args:
-        attention: (layers, heads, tokens, tokens).
+        attention: (layers, heads, tokens, tokens), or None for an encoder without; there is no picture then.
     """
+    if attention is None:
+        print("This encoder gives no attention between all pairs of tokens, so there is no picture of it.")
+        return None
     layers, heads = attention.shape[:2]
     size = (9.5, 9.5 * layers / heads + 0.5)
     figure, axes = plt.subplots(layers, heads, figsize=size, squeeze=False, dpi=_DPI)
@@ -87,8 +90,10 @@ def plot_attention(tokens: list[str], attention: np.ndarray):
     return figure
 
 
-def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int, int]]):
+def plot_heads(tokens: list[str], attention: np.ndarray | None, chosen: list[tuple[int, int]]):
     """Some heads, (layer, head) from 0, large enough to read."""
+    if attention is None:
+        return None
     side = max(3.0, 0.2 * len(tokens) + 1.0)
     figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False, dpi=_DPI)
     for axis, (layer, head) in zip(axes[0], chosen, strict=True):
@@ -102,8 +107,10 @@ def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int,
     return figure
 
 
-def telling_heads(tokens: list[str], attention: np.ndarray, count: int = 3) -> list[tuple[int, int]]:
+def telling_heads(tokens: list[str], attention: np.ndarray | None, count: int = 3) -> list[tuple[int, int]]:
     """The heads that attend most to single words, not to special tokens, punctuation or everything."""
+    if attention is None:
+        return []
     words = [i for i, token in enumerate(tokens) if token.isalpha()]
     focus = attention[:, :, words][:, :, :, words].max(axis=-1).mean(axis=-1)  # (layers, heads)
     order = np.argsort(-focus, axis=None)[:count]

@@ -27,6 +27,7 @@ from utils.runs.progress import Progress, current_weights
 from utils.runs.resume import check_same_training, earlier_output, fetch, resume
 from utils.runs.stopping import Saver, Stopper, stop_signals
 from utils.training.loop import evaluate, train_epoch
+from utils.training.probe import probe
 from utils.training.setup import Training, prepare
 
 
@@ -79,6 +80,7 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
     """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
     with distributed.only_main_prints():
         training = prepare(config, table, config.fold)
+        probe(training)
         metadata = describe(training, table, data)
         with lock_fold(folder), readable_errors(folder):
             distributed.run_on_main(
