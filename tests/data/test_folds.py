@@ -9,9 +9,7 @@ from hypothesis import strategies as st
 from utils.config import Config, InputError
 from utils.tasks import TASKS, Task, add_folds, find_leaks
 
-NEAR = (
-    "the same long text about a lighthouse keeper, his lamp, the ships that pass, the gulls and the fog " * 3
-)
+NEAR = "a long text about a lighthouse keeper, his lamp, the ships that pass, the gulls and the fog " * 3
 
 
 def numbered(n, texts=None, **columns):
@@ -75,7 +73,7 @@ def test_too_few_rows_or_groups(rows):
         add_folds(rows.assign(topic=["a", "b"] * 6), Config.make("demo"))
 
 
-# --- copies of a text ----------------------------------------------------------------------------------------
+# --- copies of a text ---------------------------------------------------------------------------------------
 
 GROUPED = {"exact": {}, "near": {"near_copies": "group"}}
 VARIANTS = {
@@ -108,12 +106,11 @@ def test_copies_stay_in_one_fold(kind, fold_by):
     assert any(folds[[3, 17, 31]].nunique() > 1 for folds in split), "the copies never were apart"
 
 
-def test_folds_without_copies_are_scikit_learns(rows):
+def test_folds_without_copies_are_scikit_learns():
     from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-    table = numbered(
-        60, target=np.random.default_rng(1).normal(size=60), topic=[f"t{i % 11}" for i in range(60)]
-    )
+    targets, topics = np.random.default_rng(1).normal(size=60), [f"t{i % 11}" for i in range(60)]
+    table = numbered(60, target=targets, topic=topics)
     options = {"n_splits": 5, "shuffle": True, "random_state": 2021}
     strata = TASKS["regression"](Config.make("demo", fold_by="stratified")).strata(table)
     splits = {
@@ -149,9 +146,7 @@ def test_more_copies_than_a_fold_are_refused_with_a_way_out():
     with pytest.raises(InputError, match="set exact_copies=split"):
         folds_of(table, fold_by="kfold")
     folds_of(table, fold_by="kfold", exact_copies="split")
-    with pytest.raises(
-        InputError, match="4 texts differ, too few for n_folds=5; lower n_folds or set exact_"
-    ):
+    with pytest.raises(InputError, match="4 texts differ, too few for n_folds=5; .* set exact_copies=split"):
         folds_of(numbered(6, list("abcdab"), target=0.0), fold_by="kfold")
 
 
@@ -180,7 +175,7 @@ def test_labels_of_groups_that_differ_in_space_or_case_are_one_and_it_is_said():
     assert find_leaks(folds, config) == "Column 'topic': labels such as 'Tides' and 'tides ' count as one."
 
 
-# --- a table's own folds -------------------------------------------------------------------------------------
+# --- a table's own folds ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [int, str, float])
@@ -192,9 +187,7 @@ def test_a_tables_own_folds_are_used_and_what_leaks_is_said(dtype):
     assert folds["fold"].tolist() == own.tolist()
     assert pd.api.types.is_integer_dtype(folds["fold"])
     leaks = find_leaks(folds, config)
-    assert re.search(
-        "occurs more than once.*in several folds, and scores will flatter: mend the column", leaks
-    )
+    assert re.search("occurs more than once.*in several folds, and scores flatter: mend the column", leaks)
     assert "Column 'topic': 13 groups, such as 't0', lie in several folds" in leaks
 
 
