@@ -146,7 +146,7 @@ def test_more_copies_than_a_fold_are_refused_with_a_way_out():
     with pytest.raises(InputError, match="set exact_copies=split"):
         folds_of(table, fold_by="kfold")
     folds_of(table, fold_by="kfold", exact_copies="split")
-    with pytest.raises(InputError, match="4 texts differ, too few for n_folds=5; .* set exact_copies=split"):
+    with pytest.raises(InputError, match=r"4 texts differ, too few for n_folds=5; .* set exact_copies=split"):
         folds_of(numbered(6, list("abcdab"), target=0.0), fold_by="kfold")
 
 
