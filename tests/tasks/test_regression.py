@@ -102,7 +102,7 @@ def test_texts_without_words_have_baselines_too():
     assert all(np.isfinite(array).all() for array in predictions.values())
 
 
-# --- missing targets ----------------------------------------------------------------------------------------
+# --- missing targets --------------------------------------------------------------------------------------
 
 
 def with_gaps(seed=0, rows=120):
