@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.config import Config, InputError
-from utils.tasks import TASKS, Task, add_folds, find_leaks
+from utils.tasks import TASKS, Task, add_folds, find_leaks, make_task
 
 NEAR = "a long text about a lighthouse keeper, his lamp, the ships that pass, the gulls and the fog " * 3
 
@@ -130,8 +130,8 @@ def test_published_folds_are_kept_and_what_leaks_is_said(preset):
     plain = table.assign(excerpt=[f"text {i}" for i in range(40)])
     folds = add_folds(table, config)
     pd.testing.assert_series_equal(folds["fold"], add_folds(plain, config)["fold"])
-    words = "1 text occurs more than once, in 3 rows.*1 of 1 lie in several folds.*exact_copies=group"
-    assert re.search(words, find_leaks(folds, config))
+    words = "Texts that occur more than once: 1, in 3 rows.*1 of 1 lie in several folds.*exact_copies=group"
+    assert re.search(words, find_leaks(folds, make_task(config)))
 
 
 def test_more_copies_than_a_fold_are_refused_with_a_way_out():
@@ -150,6 +150,15 @@ def test_more_copies_than_a_fold_are_refused_with_a_way_out():
         folds_of(numbered(6, list("abcdab"), target=0.0), fold_by="kfold")
 
 
+def test_near_copies_are_counted_and_one_is_shown():
+    table, config = with_copies("near"), Config.make("demo", fold_by="kfold")
+    folds = table.assign(fold=[i % 5 for i in range(40)])
+    words = r"Near-copies .*: 3 texts in 1 clusters, such as 'r3' and 'r31' \('a long .*1 of 1 lie in several"
+    assert re.search(words, find_leaks(folds, make_task(config)))
+    grouped = Config.make("demo", fold_by="kfold", near_copies="group")
+    assert find_leaks(add_folds(table, grouped), make_task(grouped)).endswith("; none lies in several folds.")
+
+
 def test_a_large_group_is_no_copy():
     table = numbered(40, target=0.0, topic=["a"] * 20 + [f"t{i}" for i in range(20)])
     assert folds_of(table, fold_by="group")[:20].nunique() == 1
@@ -163,7 +172,7 @@ def test_rows_that_repeat_a_text_by_design_are_no_copies(monkeypatch):
     table, config = with_copies("exact"), Config.make("demo", task="questions", fold_by="kfold")
     plain = table.assign(excerpt=[f"text {i}" for i in range(40)])
     pd.testing.assert_series_equal(add_folds(table, config)["fold"], add_folds(plain, config)["fold"])
-    assert find_leaks(add_folds(table, config), config) == ""
+    assert find_leaks(add_folds(table, config), make_task(config)) == ""
     assert not Task.repeats_texts
 
 
@@ -172,7 +181,10 @@ def test_labels_of_groups_that_differ_in_space_or_case_are_one_and_it_is_said():
     table, config = numbered(40, target=0.0, topic=topics), Config.make("demo")
     folds = add_folds(table, config)
     assert folds["fold"][:3].nunique() == 1
-    assert find_leaks(folds, config) == "Column 'topic': labels such as 'Tides' and 'tides ' count as one."
+    assert (
+        find_leaks(folds, make_task(config))
+        == "Column 'topic': labels such as 'Tides' and 'tides ' count as one."
+    )
 
 
 # --- a table's own folds ------------------------------------------------------------------------------------
@@ -186,8 +198,8 @@ def test_a_tables_own_folds_are_used_and_what_leaks_is_said(dtype):
     folds = add_folds(table, config)
     assert folds["fold"].tolist() == own.tolist()
     assert pd.api.types.is_integer_dtype(folds["fold"])
-    leaks = find_leaks(folds, config)
-    assert re.search("occurs more than once.*in several folds, and scores flatter: mend the column", leaks)
+    leaks = find_leaks(folds, make_task(config))
+    assert re.search("more than once: 1.*in several folds, and scores flatter: mend the column", leaks)
     assert re.search(r"Column 'topic': \d+ groups, such as 't\d+', lie in several folds", leaks)
 
 

@@ -91,7 +91,7 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
                 progress = Progress()
                 choice = training.choice
                 print(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
-            if leaks := distributed.run_on_main(lambda: find_leaks(table, config)):
+            if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
                 print(leaks)
             distributed.run_on_main(lambda: check_disk_space(training, folder))
             reason = run_epochs(training, folder, metadata, progress)

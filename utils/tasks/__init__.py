@@ -10,7 +10,6 @@ import pkgutil
 import pandas as pd
 
 from utils.config import Config, check_choice
-from utils.data import leaks
 from utils.data.folds import assign_folds
 from utils.data.sources import find_table, read_table
 from utils.data.table import check_table
@@ -18,6 +17,7 @@ from utils.machine.runtime import display_path
 from utils.modeling.losses import LOSSES
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.base import TASKS, Task
+from utils.tasks.leaks import find_leaks
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -73,8 +73,3 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     task = make_task(config)
     strata = task.strata(table) if config.fold_by == "stratified" else None
     return assign_folds(table, config, strata, task.repeats_texts)
-
-
-def find_leaks(table: pd.DataFrame, config: Config) -> str:
-    """What a table from ``add_folds`` lets leak between folds, or would without them, in a line each."""
-    return leaks.find_leaks(table, config, make_task(config).repeats_texts)
