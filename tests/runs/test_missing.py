@@ -125,6 +125,13 @@ def test_what_cannot_be_masked_is_refused(change, targets, words, config):
         load_table(settings)
 
 
+def test_a_target_without_values_is_refused(config):
+    rows = sample(missing=lambda i: i > 0).assign(words="")
+    rows.loc[0, "target"] = "1"
+    with pytest.raises(InputError, match="column 'words' is empty; leave it out of target_columns"):
+        make_task(config()).check(rows, "the table")
+
+
 @pytest.mark.parametrize("written", ["", " ", "nan", "NA", "N/A", "null", "None", None, np.nan, pd.NA])
 def test_however_a_missing_value_is_written(written, config):
     rows = sample().astype(object)

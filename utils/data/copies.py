@@ -11,7 +11,7 @@ SHORTEST = 200  # characters; shorter texts are alike by chance
 _N = 5
 _WIDTH, _MARGIN = 256, 0.06  # of a sketch; by how much its cosines may err, some five standard deviations
 _BLOCK = 128  # texts compared with all others at once
-_MOST_EXACT = 100_000  # pairs that are compared exactly; in a table with more, sketches decide
+_MOST_EXACT = 20_000  # pairs that are compared exactly; in a table with more, sketches decide
 
 
 def exact_copies(texts: pd.Series) -> np.ndarray:
@@ -75,8 +75,9 @@ def tfidf(texts: list[str]) -> csr_array:
     Its columns are in another order, and a thousandth of them are two n-grams with the same hash.
     """
     counts = vstack([_count(texts[start : start + 1000]) for start in range(0, len(texts), 1000)], "csr")
-    ngrams, counts.indices = np.unique(counts.indices, return_inverse=True)
-    counts.resize(len(texts), len(ngrams))
+    ngrams, columns = np.unique(counts.indices, return_inverse=True)
+    rows, shape = counts.indptr.astype(np.int32), (len(texts), len(ngrams))
+    counts = csr_array((counts.data, columns.astype(np.int32), rows), shape=shape)
     return csr_array(TfidfTransformer(sublinear_tf=True).fit_transform(counts))
 
 

@@ -39,6 +39,8 @@ class Regression(Task):
             return super().check(table, where)
         missing = table[columns].map(lambda value: str(value).strip().lower() in MISSING)
         check_rows(table, missing.all(axis=1), columns[0], "is missing, as are the other targets,", where)
+        if (empty := missing.all()).any():
+            raise InputError(f"{where}: column {empty.idxmax()!r} is empty; leave it out of target_columns.")
         filled = table[columns].astype(object).mask(missing, 0)
         checked = super().check(table.assign(**filled), where)
         return checked.assign(**checked[columns].mask(missing))
