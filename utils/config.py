@@ -14,6 +14,7 @@ from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
+_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 
 class InputError(ValueError):
@@ -47,9 +48,6 @@ def number(default: float, *, least: float = 0, most: float = math.inf) -> typin
     return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
-_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
-
-
 @dataclass(frozen=True)
 class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
@@ -72,7 +70,9 @@ class Config:
     # folds
     n_folds: int = number(5, least=2)
     fold: int = number(0)  # the held-out fold
-    fold_by: str = choice("kfold", "stratified", "group")
+    fold_by: str = choice("kfold", "stratified", "group", "column")  # column: the table's own, named fold
+    exact_copies: str = choice("group", "split")  # group: rows with the same text stay in one fold
+    near_copies: str = choice("split", "group")  # and those with nearly the same (utils/data/copies.py)
     seed: int = number(2021, most=2**32 - 1)
     # model
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
@@ -210,11 +210,11 @@ class Config:
         return dataclasses.asdict(self)
 
 
-#: Fields that a resumed training may change: they say where, how often and for how long. (``data`` is a path;
-#: the fingerprint of the rows tells whether their content is the same.)
-_LOCATION = {"preset", "run", "output_dir", "data", "resume_from"}
+#: Fields that a resumed training may change: they say where, how often and for how long. (The fingerprint
+#: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
+_DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _LOCATION | _EXECUTION
+MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from"}
 
 
 def _check_limits(name: str, value: float, least: float, most: float) -> None:

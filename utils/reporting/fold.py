@@ -60,7 +60,7 @@ def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task
     weights = default_weights(predictions, task)
     targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
     texts = table.set_index(task.config.id_column)[task.config.text_column]
-    worst = np.argsort(-task.errors(targets, predicted).mean(axis=1), kind="stable")[:n]
+    worst = np.argsort(-np.nanmean(task.errors(targets, predicted), axis=1), kind="stable")[:n]
     blocks = []
     for row in worst:
         name = predictions["id"].iloc[row]
@@ -82,7 +82,7 @@ def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     figure, (left, right) = plt.subplots(1, 2)
     names = target_names(task)
     for name, values in zip(names, task.targets(table).T, strict=True):
-        left.hist(values, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=name)
+        left.hist(values[~np.isnan(values)], bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=name)
     left.set(title="Targets", xlabel="target", ylabel="texts")
     if len(names) > 1:
         left.legend(fontsize=8)
@@ -125,7 +125,7 @@ def plot_predictions(predictions: pd.DataFrame, task: Task):
     size = (4.2, 4) if len(names) == 1 else (2.8 * n_columns, 2.8 * n_rows)
     figure, panels = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
     for axes, name, x, y in zip(panels.flat, names, targets.T, predicted.T, strict=False):
-        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        ends = [min(np.nanmin(x), y.min()), max(np.nanmax(x), y.max())]
         axes.plot(ends, ends, color=GREY, linewidth=1, label="perfect")
         axes.scatter(x, y, s=14, alpha=0.5, color=BLUE, edgecolor="none")
         title = name if len(names) > 1 else f"Held-out texts, {NAMES[weights]} weights"

@@ -84,9 +84,9 @@ def errors_table(run: Run, lengths: pd.Series, by: str = "") -> pd.DataFrame:
     """
     rows = run.table.set_index(run.config.id_column).loc[run.predictions["id"]]
     table = pd.DataFrame({"id": run.predictions["id"], "fold": run.predictions["fold"]})
-    table["target"] = run.targets.mean(axis=1)
+    table["target"] = np.nanmean(run.targets, axis=1)
     for weights in run.weights:
-        table[weights] = run.errors(weights).mean(axis=1)
+        table[weights] = np.nanmean(run.errors(weights), axis=1)
     table["length"] = table["id"].map(lengths)
     table["text"] = rows[run.config.text_column].to_numpy()
     if by:
@@ -141,9 +141,9 @@ def _residuals(axes, run: Run) -> None:
     if targets.shape != predictions.shape:
         axes.remove()
         return
-    residuals = (predictions - targets).mean(axis=1)
+    residuals = np.nanmean(predictions - targets, axis=1)
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.scatter(targets.mean(axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
+    axes.scatter(np.nanmean(targets, axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
     axes.set(title=f"Residuals, {NAMES[weights]} weights", xlabel="target", ylabel="predicted − target")
 
 

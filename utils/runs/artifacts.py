@@ -166,5 +166,6 @@ def is_finished(folder: Path) -> bool:
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished fold's predictions.csv, ids as strings whatever they look like."""
-    return pd.read_csv(Path(folder) / "predictions.csv", dtype={"id": str}, keep_default_na=False)
+    """A finished fold's predictions.csv, ids as strings whatever they look like; an empty cell is NaN."""
+    options = {"dtype": {"id": str}, "keep_default_na": False, "na_values": [""]}
+    return pd.read_csv(Path(folder) / "predictions.csv", **options)

@@ -26,6 +26,7 @@ from utils.runs.guards import check_disk_space, check_divergence, lock_fold, rea
 from utils.runs.progress import Progress, current_weights
 from utils.runs.resume import check_same_training, earlier_output, fetch, resume
 from utils.runs.stopping import Saver, Stopper, stop_signals
+from utils.tasks import find_leaks
 from utils.training.loop import evaluate, train_epoch
 from utils.training.probe import probe
 from utils.training.setup import Training, prepare
@@ -92,6 +93,8 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
                 progress = Progress()
                 choice = training.choice
                 print(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
+            if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
+                print(leaks)
             distributed.run_on_main(lambda: check_disk_space(training, folder))
             reason = run_epochs(training, folder, metadata, progress)
             finish(training, table, folder, progress, reason)

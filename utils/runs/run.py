@@ -74,9 +74,10 @@ def open_run(config: Config) -> Run:
             raise InputError(f"the data have changed since {display_path(folder)} was trained; set data.")
     by_fold = [artifacts.read_predictions(folder).assign(fold=fold) for fold, folder in folders.items()]
     predictions = pd.concat(by_fold, ignore_index=True)
-    groups = dict(zip(table[config.id_column], groups_of(table, config), strict=True))
+    task = make_task(config, table)
+    groups = dict(zip(table[config.id_column], groups_of(table, config, task.repeats_texts), strict=True))
     predictions["group"] = predictions["id"].map(groups)
-    return Run(config, make_task(config, table), folders, table, predictions)
+    return Run(config, task, folders, table, predictions)
 
 
 def common_config(folders: dict[int, Path], data: str) -> Config:
