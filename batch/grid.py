@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from batch.parameters import check_names, parse_values
-from utils.config import PRESETS, Config, InputError
+from batch.parameters import parse_values
+from utils.config import PRESETS, Config, InputError, check_names
 from utils.data.table import fingerprint
 from utils.machine import runtime
 from utils.machine.encoders import read_encoder_config
@@ -56,7 +56,7 @@ def expand(parameters: dict) -> list[Job]:
     Raises InputError for unknown names and invalid values, and for combinations that would share a folder.
     """
     check_names(parameters)
-    axes = {name: parse_values(name, value) for name, value in parameters.items() if value is not None}
+    axes = {name: parse_values(name, value) for name, value in parameters.items()}
     folds = axes.pop("fold", None)
     jobs = []
     for values in itertools.product(*axes.values()):

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import unicodedata
 import warnings
 
 import pandas as pd
@@ -30,6 +31,7 @@ def check_table(
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
     if config.fold_by == "group" and targets:
         columns.append(config.group_column)
+    table = match_columns(table, columns, where)
     check_columns(table, columns, where)
     if table.empty:
         raise InputError(f"{where} has a header but no rows.")
@@ -57,10 +59,31 @@ def check_table(
     return table
 
 
+def match_columns(table: pd.DataFrame, columns: list[str], where: str) -> pd.DataFrame:
+    """``table`` with names that differ from ``columns`` by space, case or invisible characters made alike."""
+    names = {}
+    for column in [column for column in columns if column not in table.columns]:
+        alike = [name for name in table.columns if name not in columns and _bare(name) == _bare(column)]
+        if len(alike) == 1:
+            print(f"{where}: column {alike[0]!r} is read as {column!r}.")
+            names[alike[0]] = column
+    return table.rename(columns=names)
+
+
+def _bare(name: str) -> str:
+    """A column's name in lower case, with single spaces and without characters that nobody sees."""
+    shown = [c for c in unicodedata.normalize("NFKC", str(name)) if unicodedata.category(c) != "Cf"]
+    return " ".join("".join(shown).split()).casefold()
+
+
 def check_columns(table: pd.DataFrame, columns: list[str], where: str) -> None:
     """Raise InputError for a column that ``table`` lacks or has twice."""
     for column in columns:
         if column not in table.columns:
+            if len(table.columns) == 1 and column in re.split(r"[^\w.-]+", str(table.columns[0])):
+                raise InputError(
+                    f"{where} has a single column, {table.columns[0]!r}; separate its columns by commas."
+                )
             raise InputError(f"{where} has no column {column!r}; {nearest(column, table.columns)}")
         if list(table.columns).count(column) > 1:
             raise InputError(f"{where} has the column {column!r} more than once; keep one.")
@@ -78,5 +101,6 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
     columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
-    hashes = pd.util.hash_pandas_object(table[columns], index=False)
+    numbers = table[columns].select_dtypes("floating") + 0.0  # older versions of pandas tell -0.0 from 0.0
+    hashes = pd.util.hash_pandas_object(table[columns].assign(**numbers), index=False)
     return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

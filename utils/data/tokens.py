@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -117,23 +118,24 @@ def make_loader(
     the multiple: the encoder may have no positions beyond it.
     """
     pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=math.gcd(8, tokenizer.model_max_length))
-
-    def collate(numbers: list[int]) -> Batch:
-        slices = [examples.slice(number) for number in numbers]
-        inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
-        targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
-        mask = inputs["attention_mask"].bool()
-        extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
-        return Batch(dict(inputs), targets, extras)
-
     return DataLoader(
         range(len(examples)),  # type: ignore[arg-type] # any sequence will do
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=partial(_collate, examples, pad),  # picklable: processes may be spawned
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else making an iterator would draw from the global random state
     )
+
+
+def _collate(examples: Examples, pad: DataCollatorWithPadding, numbers: list[int]) -> Batch:
+    """The batch of the examples with these numbers."""
+    slices = [examples.slice(number) for number in numbers]
+    inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
+    targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
+    mask = inputs["attention_mask"].bool()
+    extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
+    return Batch(dict(inputs), targets, extras)
 
 
 def _align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:

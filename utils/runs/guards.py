@@ -1,6 +1,7 @@
 """What can go wrong around a training, said in one sentence, with what was saved kept."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,16 +42,25 @@ def readable_errors(folder: Path) -> Iterator[None]:
     kept = f"what was saved in {where} is kept"
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except Exception as error:
+        if reason := _worker_failure(error):
+            raise InputError(
+                f"{reason}; {kept}: run again, with num_workers=0 if it happens again."
+            ) from None
+        if not isinstance(error, OSError | SafetensorError):
+            raise
         raise InputError(
             f"{where} cannot be written ({short_reason(error)}); {kept}: free some space, run again."
         ) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise InputError(
-            f"a data-loader process died; {kept}: run again, with num_workers=0 if it happens again."
-        ) from None
+
+
+def _worker_failure(error: Exception) -> str:
+    """What happened to a loader's process; empty if the error is another."""
+    caught = re.match(r"Caught (\w+) in DataLoader worker process", str(error))
+    if caught:
+        detail = str(error).strip().splitlines()[-1].removeprefix(f"{caught[1]}: ")
+        return f"a data-loader process failed ({caught[1]}: {detail})"
+    return "a data-loader process died" if "DataLoader worker" in str(error) else ""
 
 
 def check_divergence(training: Training) -> None:

@@ -19,6 +19,7 @@ from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
+from utils.tasks.numbers import read_numbers
 
 #: Every task by its name.
 TASKS: dict[str, type["Task"]] = {}
@@ -56,7 +57,7 @@ class Task:
         By default targets are numbers. ``where``: the table's name in messages.
         """
         for column in self.config.target_columns:
-            numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+            numbers = read_numbers(table, column, where)
             infinite = ~(numbers.abs() <= np.finfo(np.float32).max)
             check_rows(table, infinite, column, "holds no finite number", where)
             table[column] = numbers
