@@ -5,9 +5,9 @@ import dataclasses
 import difflib
 import json
 import math
+import re
 import typing
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.presets import PRESETS
@@ -25,8 +25,8 @@ class InputError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the valid name closest to ``name``, or all of them."""
-    valid = sorted(" ".join(str(option).split()) for option in valid)  # a column's name may hold newlines
+    """The end of an error message: the valid name closest to ``name``, or all, in printable characters."""
+    valid = sorted(" ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", str(option)).split()) for option in valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}."
 
@@ -50,7 +50,7 @@ def number(default: float, *, least: float = 0, most: float = math.inf) -> typin
 _POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 

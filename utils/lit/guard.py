@@ -5,7 +5,7 @@ import ipaddress
 import re
 import socket
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from utils.config import InputError
@@ -59,7 +59,7 @@ class Guard:
         self._machine = tuple(map(str.lower, ("localhost", socket.gethostname(), socket.getfqdn())))
         # A policy's wildcard stands for whole parts of a name.
         sites = [re.sub(r"^[.-][^.]*\.?", "*.", name) for name in self._proxies]
-        framing = " ".join(f"{name}:*" for name in ("127.0.0.1", *self._machine, *sites))
+        framing = " ".join(sorted({f"{name}:*" for name in ("127.0.0.1", *self._machine, *sites)}))
         self.headers = {  # of every answer
             "Content-Security-Policy": f"{POLICY} {framing}",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -70,14 +70,17 @@ class Guard:
         request = _Request(environ)
         try:
             response = self._answer(request)
-        except HTTPException as error:  # the body is too large, or ends early
+        except RequestEntityTooLarge:
+            response = Response("a request may hold 64 MiB; open fewer texts in LIT.", status=413)
+        except HTTPException as error:  # the body ends early
             response = Response(error.description, status=error.code)
         return response(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
         if refusal := self._refusal(request):
             return Response(refusal, status=403)
-        request.environ["wsgi.input"] = io.BytesIO(request.get_data())
+        body = request.stream.read() + request.stream.read(1)  # raises where a body without a length goes on
+        request.environ["wsgi.input"] = io.BytesIO(body)
         response = Response.from_app(self.app, request.environ)
         if response.status_code >= 400:  # LIT's errors repeat parameters, as HTML
             response.content_type = "text/plain; charset=utf-8"
