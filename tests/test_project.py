@@ -42,7 +42,7 @@ BUDGETS = {
     "training": 1000,
     "runs": 1500,
     "reporting": 1700,
-    "lit": 1400,
+    "lit": 1450,
     "batch": 1400,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

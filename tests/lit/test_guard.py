@@ -99,7 +99,7 @@ def test_every_answer_has_a_policy_and_errors_are_plain_text(server, head):
 
 
 def test_lits_own_errors_repeat_parameters_as_text(lit):
-    answer = requests.get(lit.url + "get_preds", params={"model": SCRIPT, "dataset_name": "x"}, timeout=30)
+    answer = requests.get(lit.url + "get_dataset", params={"dataset_name": SCRIPT}, timeout=30)
     assert answer.status_code == 500
     assert SCRIPT in answer.text, "what makes it worth a test"
     assert answer.headers["Content-Type"].startswith("text/plain")

@@ -58,7 +58,7 @@ class Guard:
         self._proxies = (*PROXIES.get(runtime.platform_name(), ()), *allowed)
         self._machine = tuple(map(str.lower, ("localhost", socket.gethostname(), socket.getfqdn())))
         # A policy's wildcard stands for whole parts of a name.
-        sites = [re.sub(r"^[.-][^.]*\.?", "*.", name) for name in self._proxies]
+        sites = [re.sub(r"^(-[^.]*)?\.", "*.", name) for name in self._proxies]
         framing = " ".join(sorted({f"{name}:*" for name in ("127.0.0.1", *self._machine, *sites)}))
         self.headers = {  # of every answer
             "Content-Security-Policy": f"{POLICY} {framing}",
