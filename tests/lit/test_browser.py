@@ -121,7 +121,8 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
 FOREIGN = """() => {
   const found = [], look = root => root.querySelectorAll("*").forEach(element => {
     const names = element.getAttributeNames();
-    if (names.some(name => name.startsWith("on")) || element.matches("img:not([src^=static]), iframe, object, b, form"))
+    const own = !element.matches("img:not([src^=static]), iframe, object, b, form");
+    if (!own || names.some(name => name.startsWith("on")))
       found.push(element.outerHTML);
     if (element.shadowRoot) look(element.shadowRoot);
   });
