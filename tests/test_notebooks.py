@@ -14,7 +14,9 @@ import papermill
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
 
+from tests import hostile
 from utils.machine import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -247,6 +249,22 @@ def test_lit_says_in_a_sentence_what_is_missing(tmp_path, parameters, name, valu
     done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *settings, *parameters, cwd=tmp_path)
     assert done.returncode != 0
     assert re.search(f"InputError: .*{re.escape(sentence)}", done.stderr)
+
+
+@pytest.mark.full
+def test_nothing_of_a_table_runs_in_a_notebooks_page(tmp_path, parameters):
+    """Ids, texts, labels, names of columns and parameters that are markup, in the pages nbconvert makes."""
+    hostile.make_table().to_csv(tmp_path / "train.csv", index=False)
+    hostile.make_table(12).to_csv(tmp_path / "test.csv", index=False)
+    options = {"preset": "tiny", "data": str(tmp_path / "train.csv"), "swa_every": "1", **hostile.COLUMNS}
+    settings = [*parameters, *(word for name, value in options.items() for word in ("-p", name, value))]
+    for notebook in (TRAINING, EVALUATION, INTERPRETATION, SUBMISSION):
+        extra = ["-p", "low_precision", "False", "-p", "grid", "3"] if notebook == EVALUATION else []
+        done = run_papermill(notebook, tmp_path / notebook.name, *settings, *extra, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        page = hostile.check_page(HTMLExporter().from_filename(tmp_path / notebook.name)[0])
+        shown = [string for string in hostile.STRINGS if string in page]
+        assert len(shown) > 6, notebook.name
 
 
 # --- what is committed --------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ import json
 import math
 import typing
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
@@ -27,7 +26,7 @@ def number(default: float, *, least: float = 0, most: float = math.inf) -> typin
     return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 

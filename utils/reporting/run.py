@@ -5,9 +5,9 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML
 
-from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, score_label
+from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, literal, quotations, score_label
 from utils.runs.artifacts import WEIGHTS, read_result
 from utils.runs.run import Run
 from utils.tasks.metrics import Metric
@@ -110,7 +110,7 @@ def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
         common = errors[by].value_counts().index[:6]
         labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
         labels = labels.where(errors[by].isin(common))
-        _bars_by_group(panels[1, 0], run, labels, f"{by}, the {len(common)} most frequent")
+        _bars_by_group(panels[1, 0], run, labels, f"{literal(by)}, the {len(common)} most frequent")
         panels[1, 0].tick_params(axis="x", rotation=25)
     else:
         panels[1, 0].remove()
@@ -129,7 +129,7 @@ def _bars_by_group(axes, run: Run, groups: pd.Series, title: str) -> None:
         scores = [run.task.score(targets[rows], predictions[rows]) for rows in members]
         x = np.arange(len(names)) + (i - (len(run.weights) - 1) / 2) * 0.27
         axes.bar(x, scores, width=0.25, color=COLOURS[weights], label=NAMES[weights])
-    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(names)), map(literal, names), fontsize=8)
     axes.set(title=title, ylabel=run.task.metric.label)
     axes.grid(axis="x", visible=False)
 
@@ -147,21 +147,21 @@ def _residuals(axes, run: Run) -> None:
     axes.set(title=f"Residuals, {NAMES[weights]} weights", xlabel="target", ylabel="predicted − target")
 
 
-def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> Markdown:
-    """The texts on which last and averaged weights differ most, as text.
+def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> HTML:
+    """The texts on which last and averaged weights differ most.
 
     Args:
         errors: from ``errors_table``.
     """
     values = {"target": run.targets, "last": run.values("last"), "averaged": run.values("averaged")}
     difference = np.abs(values["averaged"] - values["last"]).mean(axis=1)
-    blocks = []
+    quoted = []
     for i in np.argsort(-difference)[:n]:
         row = errors.iloc[i]
         sentence = run.task.sample({name: array[i] for name, array in values.items()})
         text = textwrap.shorten(row["text"], 300, placeholder=" …")
-        blocks.append(f"**{row['id']}** (fold {row['fold']}): {sentence}\n> {text}")
-    return Markdown("\n\n".join(blocks))
+        quoted.append((row["id"], f" (fold {row['fold']}): {sentence}", text))
+    return quotations(quoted)
 
 
 # --- the submission ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from utils.config import Config
-from utils.reporting.style import BLUE, GREY, ORANGE
+from utils.reporting.style import BLUE, GREY, ORANGE, literal, styled
 
 #: Blue raises a score, orange lowers it. Both are pale near zero, so that black letters stay legible.
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#F0A06A", "#FFFFFF", "#6FB3DE"])
@@ -41,7 +41,7 @@ def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: flo
         for word, share, (line, start, length) in zip(words, shares, layouts[title], strict=True):
             colour = SIGNED((share + 1) / 2) if signed else UNSIGNED(abs(share))
             _draw_word(axis, word, colour, start, height - (line + 1) * _LINE, length)
-        axis.set(xlim=(-2, column + 2), ylim=(0, height), title=title)
+        axis.set(xlim=(-2, column + 2), ylim=(0, height), title=literal(title))
         axis.axis("off")
     return figure
 
@@ -94,12 +94,12 @@ def plot_heads(tokens: list[str], attention: np.ndarray | None, chosen: list[tup
     """Some heads, (layer, head) from 0, large enough to read."""
     if attention is None:
         return None
-    side = max(3.0, 0.2 * len(tokens) + 1.0)
+    side, labels = max(3.0, 0.2 * len(tokens) + 1.0), list(map(literal, tokens))
     figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False, dpi=_DPI)
     for axis, (layer, head) in zip(axes[0], chosen, strict=True):
         image = axis.imshow(attention[layer, head], cmap="Blues", vmin=0, vmax=1)
-        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(tokens)), tokens, fontsize=8)
+        axis.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(tokens)), labels, fontsize=8)
         axis.grid(visible=False)
         title = f"layer {layer + 1}, head {head + 1}"
         axis.set(title=title, xlabel="attended token", ylabel="attending token")
@@ -163,7 +163,7 @@ def plot_effects(effects: pd.DataFrame, each: int = 12):
     """The words that lower and raise the score most, with standard errors."""
     chosen = pd.concat([effects.head(each), effects.tail(each)]).drop_duplicates("word")
     figure, axis = plt.subplots(figsize=(7.5, 0.22 * len(chosen) + 0.9))
-    names = [f"{row.word} ({row.count})" for row in chosen.itertuples()]
+    names = [f"{literal(row.word)} ({row.count})" for row in chosen.itertuples()]
     colours = np.where(chosen["mean"] < 0, ORANGE, BLUE)
     bars = {"ecolor": GREY, "elinewidth": 1}
     axis.barh(names, chosen["mean"], xerr=chosen["error"], color=colours, error_kw=bars)
@@ -200,7 +200,7 @@ def edits_table(edits: list[dict], before: str):
         change = edit["score after"] - edit["score before"]
         rows.append({"by": edit["by"], "out": out, "in": new, **scores, "change": change})
     formats = {"score before": "{:.2f}", "score after": "{:.2f}", "change": "{:+.2f}"}
-    table = pd.DataFrame(rows).style.format(formats).hide(axis="index")
+    table = styled(pd.DataFrame(rows)).format(formats).hide(axis="index")
     return table.set_properties(["out", "in"], **{"text-align": "left"})
 
 
