@@ -27,7 +27,7 @@ class Loss(nn.Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             LOSSES[cls.name] = cls
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -28,7 +28,7 @@ class Pooling(nn.Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             POOLINGS[cls.name] = cls
 
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0):

@@ -42,7 +42,7 @@ class Task:
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             TASKS[cls.name] = cls
 
     def __init__(self, config: Config):
