@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.config import Config, InputError
-from utils.tasks import TASKS, Task, add_folds, find_leaks, make_task
+from utils.tasks import TASKS, add_folds, find_leaks, make_task
 
 NEAR = "a long text about a lighthouse keeper, his lamp, the ships that pass, the gulls and the fog " * 3
 
@@ -165,26 +165,21 @@ def test_a_large_group_is_no_copy():
 
 
 def test_rows_that_repeat_a_text_by_design_are_no_copies(monkeypatch):
-    class Questions(TASKS["regression"]):
-        repeats_texts = True
-
-    monkeypatch.setitem(TASKS, "questions", Questions)
-    table, config = with_copies("exact"), Config.make("demo", task="questions", fold_by="kfold")
+    monkeypatch.setattr(TASKS["regression"], "repeats_texts", True)
+    table, config = with_copies("exact"), Config.make("demo", fold_by="kfold")
     plain = table.assign(excerpt=[f"text {i}" for i in range(40)])
     pd.testing.assert_series_equal(add_folds(table, config)["fold"], add_folds(plain, config)["fold"])
     assert find_leaks(add_folds(table, config), make_task(config)) == ""
-    assert not Task.repeats_texts
 
 
-def test_labels_of_groups_that_differ_in_space_or_case_are_one_and_it_is_said():
+def test_labels_of_groups_that_differ_in_space_or_case_alone_are_told():
     topics = ["Tides", "tides ", " TIDES", *(f"t{i // 2}" for i in range(37))]
     table, config = numbered(40, target=0.0, topic=topics), Config.make("demo")
     folds = add_folds(table, config)
-    assert folds["fold"][:3].nunique() == 1
-    assert (
-        find_leaks(folds, make_task(config))
-        == "Column 'topic': labels such as 'Tides' and 'tides ' count as one."
-    )
+    told = "Column 'topic': labels such as 'Tides' and 'tides ' are groups of their own; write them alike."
+    leaks = find_leaks(folds, make_task(config))
+    assert leaks.startswith(told)
+    assert ("1 groups, such as 'tides', lie in several folds" in leaks) == (folds["fold"][:3].nunique() > 1)
 
 
 # --- a table's own folds ------------------------------------------------------------------------------------

@@ -75,13 +75,7 @@ def _groups_without_copies(table: pd.DataFrame, config: Config) -> pd.Series:
     if config.fold_by != "group":
         return alone
     groups = table[config.group_column].astype(str)
-    groups = groups.groupby(plain_labels(groups)).transform("first")
     return groups.where(groups.str.strip() != "", alone)
-
-
-def plain_labels(labels: pd.Series) -> pd.Series:
-    """Labels without what differs by accident: case, and white space at their ends and in a row."""
-    return labels.astype(str).str.split().str.join(" ").str.casefold()
 
 
 def _check_groups(table: pd.DataFrame, groups: pd.Series, config: Config) -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from utils.data import copies
-from utils.data.folds import plain_labels
 from utils.tasks.base import Task
 
 MOST = 50_000  # texts among which near-copies are looked for unasked: a minute's work
@@ -49,17 +48,18 @@ def _copies(table: pd.DataFrame, task: Task, clusters: np.ndarray, what: str, se
 
 
 def _groups(table: pd.DataFrame, task: Task) -> str:
-    """Labels of groups that are written in several ways, and groups that the user's own folds part."""
+    """Labels that are groups of their own by white space or case alone; groups that lie in several folds."""
     config = task.config
     if config.fold_by not in ("group", "column") or config.group_column not in table:
         return ""
     labels = table[config.group_column].astype(str)
-    plain, line = plain_labels(labels), ""
+    plain, line = labels.str.split().str.join(" ").str.casefold(), ""
     ways = labels.groupby(plain).unique()
     ways = ways[ways.map(len) > 1]
     parted = table["fold"].groupby(plain[plain != ""]).nunique() > 1
     if len(ways):
-        line = f" labels such as {ways.iloc[0][0]!r} and {ways.iloc[0][1]!r} count as one."
+        one, other = ways.iloc[0][:2]
+        line = f" labels such as {one!r} and {other!r} are groups of their own; write them alike."
     if parted.any():
         line += f" {parted.sum()} groups, such as {parted.idxmax()!r}, lie in several folds."
     return line and f"Column {config.group_column!r}:{line}"
