@@ -76,6 +76,7 @@ def test_a_notebook_in_another_directory_asks_for_suite_root(tmp_path, parameter
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.full
 def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     """A field of Config need not be in the parameters cell (layer_dropout) to be set."""
     options = {
@@ -96,6 +97,7 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     assert metadata["config"]["layer_dropout"] == 0.1
 
 
+@pytest.mark.full
 def test_the_demo_learns(tmp_path, parameters):
     """`make run`'s encoder and data, started in the same way, but for two epochs instead of five."""
     short = ["-p", "preset", "demo", "-p", "epochs", "2", "-p", "swa_start", "1", *parameters[:3]]
@@ -112,7 +114,11 @@ def test_the_demo_learns(tmp_path, parameters):
     [
         (["-p", "fld", "3"], "InputError: 'fld' is not a parameter; did you mean 'fold'?"),
         pytest.param(["-p", "fold", "9"], "InputError: fold=9 does not exist", marks=pytest.mark.full),
-        (["-p", "data", "nowhere.csv"], "InputError: data='nowhere.csv' is not a file"),
+        pytest.param(
+            ["-p", "data", "nowhere.csv"],
+            "InputError: data='nowhere.csv' is not a file",
+            marks=pytest.mark.full,
+        ),
         pytest.param(["-p", "text_column", "words"], "has no column 'words'", marks=pytest.mark.full),
     ],
 )
@@ -152,6 +158,7 @@ def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
     assert "it/s" not in text
 
 
+@pytest.mark.full
 def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp_path, monkeypatch):
     """With a stand-in for bash; tests/test_setup.py tests what setup.sh --apex does."""
     (tmp_path / "bin").mkdir()
