@@ -1,6 +1,7 @@
 """What can go wrong around a training, said in one sentence, with what was saved kept."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,21 +37,43 @@ def lock_fold(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable_errors(folder: Path) -> Iterator[None]:
-    """A full disk and a dead loader process as InputErrors; what has been saved stays."""
-    where = display_path(folder)
-    kept = f"what was saved in {where} is kept"
+    """What goes wrong around a training as an InputError with its cause; what has been saved stays."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"{where} cannot be written ({short_reason(error)}); {kept}: free some space, run again."
-        ) from None
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except Exception as error:
+        cause = None if isinstance(error, InputError) else find_cause(error, display_path(folder))
+        if cause is None:
             raise
-        raise InputError(
-            f"a data-loader process died; {kept}: run again, with num_workers=0 if it happens again."
-        ) from None
+        raise InputError(cause) from None
+
+
+def find_cause(error: Exception, where: str) -> str | None:
+    """What happened, in a sentence with the way out; None for what may be a fault of the code.
+
+    ``where``: the fold's folder in messages.
+    """
+    text, kept = str(error), f"what was saved in {where} is kept"
+    reason = short_reason(error) or type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+        return (
+            f"memory ran out ({reason}); {kept}: end other programs and run again, or lower batch_size, "
+            "eval_batch_size or max_length with retrain=True."
+        )
+    if "DataLoader worker" in text and "Caught" in text and isinstance(error, OSError | RuntimeError):
+        reason = text.strip().splitlines()[-1]  # below its traceback
+        return f"a data-loader process failed ({reason}); {kept}: run again with num_workers=0."
+    if "DataLoader worker" in text or isinstance(error, ConnectionError | EOFError):
+        return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
+    if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
+        return f"another process of this fold is gone ({reason}); {kept}: run again."
+    if is_write_error(error):
+        return f"{where} cannot be written ({reason}); {kept}: free some space, run again."
+    return None
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether a file could not be written. tokenizers raises a bare Exception then."""
+    return isinstance(error, OSError | SafetensorError) or "(os error " in str(error)
 
 
 def check_divergence(training: Training) -> None:
@@ -95,8 +118,8 @@ def disk_needed(training: Training) -> int:
 
 
 def check_disk_space(training: Training, folder: Path) -> None:
-    """Raise InputError if the disk cannot hold the fold."""
-    needed, free = disk_needed(training), shutil.disk_usage(folder).free
+    """Raise InputError if the disk cannot hold the fold, once what is in ``folder`` is gone or replaced."""
+    needed, free = disk_needed(training), shutil.disk_usage(folder.parent).free
     taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if free + taken < needed:
         raise InputError(
