@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs.helpers import OPTIONS, Stop, assert_same, stop_after
+from tests.runs.helpers import Stop, assert_same, stop_after
 from utils import open_run, predict
 from utils.config import Config, InputError
-from utils.machine import files
+from utils.machine import files, precision
 from utils.runs import artifacts, checkpoint, results, seal
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table
@@ -23,7 +23,7 @@ DAMAGES = {
     "last byte": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
     "cut short": lambda content: content[: len(content) // 2],
     "emptied": lambda content: b"",
-    "appended": lambda content: content + b"\n",
+    "appended": lambda content: content + b"}",
     "deleted": None,
 }
 
@@ -35,20 +35,39 @@ def change(path, damage):
         path.write_bytes(content)
 
 
+def make_config(output):
+    options = {"epochs": 3, "swa_start": 1.0, "eval_every": 2, "save_every": 1, "lr": 5e-3}
+    return Config.make("tiny", precision="fp32", output_dir=str(output), **options)
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def table():
+    config = make_config("output")
+    return add_folds(load_table(config), config)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, table):
     """The output folder of a run with one finished fold; tests work on copies of it."""
-    output = tmp_path_factory.mktemp("finished") / "output"
-    config = Config.make("tiny", precision="fp32", output_dir=str(output))
-    fit_fold(config, add_folds(load_table(config), config))
+    output = tmp_path_factory.mktemp("finished")
+    fit_fold(make_config(output), table)
+    return output
+
+
+@pytest.fixture(scope="session")
+def stopped(tmp_path_factory, table):
+    """The output folder of the same run, killed in step 6 of 9."""
+    output = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+        stop_after(6, patch)
+        fit_fold(make_config(output), table)
     return output
 
 
 @pytest.fixture
 def config(finished, tmp_path):
     """The Config of a copy of the finished run."""
-    shutil.copytree(finished, tmp_path / "copy")
-    return Config.make("tiny", precision="fp32", output_dir=str(tmp_path / "copy"))
+    return make_config(shutil.copytree(finished, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -57,8 +76,14 @@ def folder(config):
 
 
 @pytest.fixture
-def table(config):
-    return add_folds(load_table(config), config)
+def unfinished(stopped, tmp_path):
+    """The Config of a copy of the unfinished run, with its links."""
+    return make_config(shutil.copytree(stopped, tmp_path / "half", copy_function=files.link_or_copy))
+
+
+@pytest.fixture
+def state(unfinished):
+    return checkpoint.latest(artifacts.fold_folder(unfinished) / "state")
 
 
 def refused(name, read, *arguments):
@@ -75,7 +100,9 @@ def refused(name, read, *arguments):
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_no_file_of_a_finished_fold_changes_unnoticed(damage, config, folder, table):
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    assert len(paths) == 21
+    sealed = seal.read_manifest(folder)["files"]
+    assert {path.relative_to(folder).as_posix() for path in paths} == {*sealed, "manifest.json"}
+    assert len(sealed) > 15
     for path in paths:
         name, content = path.relative_to(folder).as_posix(), path.read_bytes()
         change(path, damage)
@@ -84,10 +111,8 @@ def test_no_file_of_a_finished_fold_changes_unnoticed(damage, config, folder, ta
         if path.parent.name in artifacts.WEIGHTS:
             refused(path.name, artifacts.load_model, path.parent)
             refused(path.name, predict, path.parent, ["a text"])
-        for read in (artifacts.read_result, artifacts.read_metadata):
-            if name in ("manifest.json", "run.json" if read == artifacts.read_metadata else "result.json"):
-                if (name, damage) != ("manifest.json", "deleted"):
-                    refused(name, read, folder)
+        if name in ("run.json", "result.json"):
+            refused(name, artifacts.read_metadata if name == "run.json" else artifacts.read_result, folder)
         path.write_bytes(content)
     assert list(open_run(config).folders) == [0]
 
@@ -200,7 +225,7 @@ def test_a_file_is_hashed_once_and_again_when_it_has_changed(tmp_path, monkeypat
 # --- kills -------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_on_the_disk_before_the_state_goes(tiny, tiny_table, monkeypatch):
+def test_everything_is_on_the_disk_before_the_state_goes(unfinished, table, monkeypatch):
     flushed, real, rmtree = {}, files.flush_to_disk, shutil.rmtree
 
     def flush(path):
@@ -208,39 +233,43 @@ def test_everything_is_on_the_disk_before_the_state_goes(tiny, tiny_table, monke
         real(path)
 
     def check(path, **options):
-        if path.name == "state":
+        if os.path.basename(path) == "state":
             for file in [path.parent, *path.parent.rglob("*")]:
                 if path not in (file, *file.parents):
-                    assert flushed[file.stat().st_ino] >= file.stat().st_mtime_ns, file
+                    assert flushed.get(file.stat().st_ino, 0) >= file.stat().st_mtime_ns, file
             raise Stop
         rmtree(path, **options)
 
     monkeypatch.setattr(files, "flush_to_disk", flush)
     monkeypatch.setattr(shutil, "rmtree", check)
     with pytest.raises(Stop):
-        fit_fold(tiny(), tiny_table)
+        fit_fold(unfinished, table)
 
 
-def test_killed_between_the_seal_and_the_removal_of_the_state(whole, tiny, tiny_table, monkeypatch, capsys):
-    def stop(folder, **options):
-        raise Stop
+def test_killed_between_the_seal_and_the_removal_of_the_state(
+    finished, unfinished, table, monkeypatch, capsys
+):
+    rmtree = shutil.rmtree
 
-    config = tiny(run="late", **OPTIONS)
-    with monkeypatch.context() as patch:
-        patch.setattr(results.shutil, "rmtree", stop)
-        with pytest.raises(Stop):
-            fit_fold(config, tiny_table)
-    folder = artifacts.fold_folder(config)
+    def stop(path, **options):
+        if os.path.basename(path) == "state":
+            raise Stop
+        rmtree(path, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(shutil, "rmtree", stop)
+        fit_fold(unfinished, table)
+    folder = artifacts.fold_folder(unfinished)
     assert (folder / "state").exists()
-    assert list(open_run(config).folders) == [0]
-    fit_fold(config, tiny_table)
+    assert list(open_run(unfinished).folders) == [0]
+    fit_fold(unfinished, table)
     assert "is finished already" in capsys.readouterr().out
     assert not (folder / "state").exists()
-    assert_same(whole, folder)
+    assert_same(finished / "tiny" / "fold-0", folder)
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "result.json", "manifest.json"])
-def test_killed_before_the_seal_the_results_are_written_again(name, whole, tiny, tiny_table, monkeypatch):
+def test_killed_before_the_seal_the_results_are_written_again(name, finished, unfinished, table, monkeypatch):
     atomic_file = files.atomic_file
 
     def write(path):
@@ -248,37 +277,61 @@ def test_killed_before_the_seal_the_results_are_written_again(name, whole, tiny,
             raise Stop
         return atomic_file(path)
 
-    config = tiny(run="late", **OPTIONS)
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, pytest.raises(Stop):
         patch.setattr(files, "atomic_file", write)
-        with pytest.raises(Stop):
-            fit_fold(config, tiny_table)
-    assert not artifacts.is_finished(artifacts.fold_folder(config))
-    assert_same(whole, fit_fold(config, tiny_table))
+        fit_fold(unfinished, table)
+    assert not artifacts.is_finished(artifacts.fold_folder(unfinished))
+    assert_same(finished / "tiny" / "fold-0", fit_fold(unfinished, table))
 
 
-def test_a_killed_run_leaves_no_litter(whole, saved, tiny, tiny_table):
-    folder = saved.parent.parent
+def test_a_killed_run_leaves_no_litter(finished, unfinished, table):
+    folder = artifacts.fold_folder(unfinished)
     for name in (".best-x1/new", ".last-x2/new", "state/.step-00000010-x3/new", "../.fold-0-x4/new"):
         (folder / name).mkdir(parents=True)
         (folder / name / "model.safetensors").write_bytes(b"partial")
     (folder / ".history.csv.77.part").write_text("partial")
     (folder / "snapshots").mkdir(exist_ok=True)
     (folder / "snapshots" / ".step-000009.safetensors.77.part").write_text("partial")
-    assert_same(whole, fit_fold(tiny(**OPTIONS), tiny_table))
+    assert_same(finished / "tiny" / "fold-0", fit_fold(unfinished, table))
     hidden = [path.name for path in folder.parent.rglob(".*")]
     assert hidden == [".fold-0.lock"]
 
 
-# --- the best weights of an unfinished fold -------------------------------------------------------------------
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_killed_while_a_new_training_replaces_a_finished_fold(moment, config, folder, table, monkeypatch):
+    """The old fold or the new one is there, never half of either."""
+    replace_, calls = os.replace, []
+
+    def kill(source, target):
+        if os.path.basename(target) in ("old", "fold-0"):
+            calls.append(target)
+            if len(calls) == (1 if moment == "before" else 2) and moment != "after":
+                raise Stop
+        replace_(source, target)
+        if len(calls) == 2:
+            raise Stop
+
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(os, "replace", kill)
+        patch.setattr(files.tempfile.TemporaryDirectory, "cleanup", lambda self: None)
+        patch.setattr(files.tempfile.TemporaryDirectory, "__exit__", lambda *arguments: None)
+        fit_fold(replace(config, retrain=True), table)
+    if moment == "after":
+        assert [path.name for path in folder.iterdir()] == ["run.json"]
+    else:
+        fit_fold(config, table)
+        assert list(open_run(config).folders) == [0]
+
+
+# --- the best weights of an unfinished fold ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["deleted", "half deleted", "replaced", "between two renames", "newer"])
-def test_the_best_weights_come_back_with_the_state(damage, whole, saved, tiny, tiny_table):
-    folder = saved.parent.parent
-    best, state = folder / "best", saved / "best"
+def test_the_best_weights_come_back_with_the_state(damage, finished, unfinished, state, table):
+    folder, whole = artifacts.fold_folder(unfinished), finished / "tiny" / "fold-0"
+    best = folder / "best"
     assert best.is_dir()
-    assert state.is_dir()
+    assert (state / "best").is_dir()
     if damage == "deleted":
         shutil.rmtree(best)
     elif damage == "half deleted":
@@ -287,37 +340,32 @@ def test_the_best_weights_come_back_with_the_state(damage, whole, saved, tiny, t
         (folder / ".best-abc").mkdir()
         best.rename(folder / ".best-abc" / "old")
     else:
-        weights = torch.load(saved / "rest.pt")["best"]
-        assert weights is not None
         shutil.rmtree(best)
         shutil.copytree(whole / ("best" if damage == "newer" else "last"), best)
     (folder / "run.json").unlink()
-    assert_same(whole, fit_fold(tiny(**OPTIONS), tiny_table))
-    assert artifacts.read_metadata(folder)["config"]["lr"] == 1e-3
+    assert_same(whole, fit_fold(unfinished, table))
+    assert artifacts.read_metadata(folder)["config"]["lr"] == 5e-3
+    open_run(unfinished)
 
 
-def test_best_weights_that_were_changed_in_place_are_refused(saved, tiny, tiny_table):
-    with open(saved.parent.parent / "best" / "model.safetensors", "r+b") as file:
+def test_best_weights_that_were_changed_in_place_are_refused(state, unfinished, table, stopped):
+    path = artifacts.fold_folder(unfinished) / "best" / "model.safetensors"
+    whole = path.read_bytes()
+    with open(path, "r+b") as file:
         file.seek(1000)
         file.write(b"\xff\xff")
-    refused("best/model.safetensors", fit_fold, tiny(**OPTIONS), tiny_table)
+    try:
+        refused("best/model.safetensors", fit_fold, unfinished, table)
+    finally:
+        path.write_bytes(whole)  # the session's own file is the same one
 
 
-def test_a_disk_that_knows_no_links_gets_copies(whole, tiny, tiny_table, monkeypatch):
+def test_a_disk_that_knows_no_links_gets_copies(finished, unfinished, state, table, monkeypatch):
     def no_links(source, target):
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", no_links)
-    restore = stop_after(9, monkeypatch)
-    config = tiny(run="copied", save_every=1, **OPTIONS)
-    with pytest.raises(Stop):
-        fit_fold(config, tiny_table)
-    restore()
-    folder = artifacts.fold_folder(config)
-    state = checkpoint.latest(folder / "state")
-    change(folder / "best" / "model.safetensors", "one byte")
-    assert seal.verify(state)["step"] == 8
-    assert_same(whole, fit_fold(config, tiny_table))
+    assert_same(finished / "tiny" / "fold-0", fit_fold(unfinished, table))
 
 
 # --- what is saved is what is loaded ------------------------------------------------------------------------
@@ -368,8 +416,6 @@ def test_a_saved_model_with_other_scores_does_not_finish_its_fold(wrong, tiny, t
 
 
 def test_rounding_in_half_precision_is_no_difference(tiny, tiny_table, monkeypatch):
-    from utils.machine import precision
-
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     folder = fit_fold(tiny(precision="bf16", epochs=6, swa_start=4.0, lr=5e-3), tiny_table)
     written = artifacts.read_predictions(folder)
