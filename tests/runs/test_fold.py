@@ -16,7 +16,7 @@ from utils.runs.artifacts import load_model
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table
 
-FILES = {"run.json", "history.csv", "result.json", "predictions.csv"}
+FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "manifest.json"}
 FOLDERS = {"last", "best", "averaged", "snapshots"}
 
 

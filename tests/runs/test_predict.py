@@ -113,16 +113,13 @@ def test_the_column_of_texts_may_have_another_name(folder, held_out):
         predict(folder / "averaged", renamed, text_column="esay")
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [("tokenizer.json", "has no tokenizer"), ("model.safetensors", "its weights cannot be loaded")],
-)
-def test_a_folder_that_was_copied_in_part_is_refused_in_one_sentence(name, words, folder, tmp_path):
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_a_folder_that_was_copied_in_part_is_refused_in_one_sentence(name, folder, tmp_path):
     copy = shutil.copytree(folder / "averaged", tmp_path / "copy")
     content = (copy / name).read_bytes()
     (copy / name).unlink()
     if name == "model.safetensors":
         (copy / name).write_bytes(content[:-100])
-    with pytest.raises(InputError, match=words) as caught:
+    with pytest.raises(InputError, match=f"copy/{name} is missing, cut short or altered") as caught:
         predict(copy, ["a text"])
     assert "\n" not in str(caught.value)
