@@ -20,6 +20,7 @@ def read_delimited(data: bytes, where: str) -> pd.DataFrame:
     data = data[stated.end() :] if stated else data
     separator = stated[1].decode("latin-1") if stated else _separator(data)
     commas = SEPARATORS.get(separator, repr(separator))
+    header: list[str] = []
     try:
         header = next(_records(data, separator), [])
         padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
@@ -29,13 +30,13 @@ def read_delimited(data: bytes, where: str) -> pd.DataFrame:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         reason = reason.replace("EOF inside string starting at", "a quote is never closed from")
         raise InputError(
-            f"{where} cannot be read as a CSV table ({reason}); quote the texts that hold {commas}, and "
-            "double the quotes in them."
+            f"{where} cannot be read as a CSV table with {_count(header)} ({reason}); quote the texts that "
+            f"hold {commas}, and double the quotes in them."
         ) from None
     check_unique(header, where)
     if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
         raise InputError(
-            f"{where} has rows with more fields than its header; quote the texts that hold {commas}."
+            f"{where} has rows with more fields than {_count(header)}; quote the texts that hold {commas}."
         )
     table = table.fillna("")  # of rows shorter than the header
     check_swallowed(table, separator, where)
@@ -47,6 +48,11 @@ def check_unique(header: list[str], where: str) -> None:
     if repeated := sorted({name for name in header if name and header.count(name) > 1}):
         times = header.count(repeated[0])
         raise InputError(f"{where} has the column {repeated[0]!r} {times} times; keep one.")
+
+
+def _count(header: list[str]) -> str:
+    """The number of columns; a single one may be several with another separator between them."""
+    return f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
 
 
 def _separator(data: bytes) -> str:
