@@ -92,10 +92,10 @@ def check_swallowed(table: pd.DataFrame, separator: str, where: str) -> None:
 
 def _shape(cell: str) -> str:
     """What a number, or a code such as an id, looks like; empty for other texts."""
-    if re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", cell, re.IGNORECASE):
-        return "number"
-    code = re.fullmatch(r"\S*\d\S*", cell)
-    return re.sub(r"\w+", lambda word: str(len(word[0])), cell) if code else ""
+    if len(cell) > 100 or re.search(r"\s", cell) or not re.search(r"\d", cell):
+        return ""
+    number = re.fullmatch(r"[+-]?\d*([.,]\d*)?(e[+-]?\d+)?", cell, re.IGNORECASE)
+    return "number" if number else re.sub(r"\w+", lambda word: str(len(word[0])), cell)
 
 
 def _signs(cell: str, position: int, shapes: list[set[str]], separator: str) -> int:
@@ -105,11 +105,17 @@ def _signs(cell: str, position: int, shapes: list[set[str]], separator: str) -> 
     """
     first, *whole, last = cell.replace("\r", "").split("\n")
     after, before = shapes[position + 1 :], shapes[:position]
-    pieces = [(after, first.rsplit(separator, len(after))[1:])]
-    pieces += [(shapes, line.split(separator)) for line in whole]
-    pieces += [(before, last.split(separator, len(before))[:-1])]
-    if any(len(columns) != len(cells) for columns, cells in pieces):
-        return 0
-    pairs = [pair for piece in pieces for pair in zip(*piece, strict=True)]
-    signs = [_shape(cell) in known for known, cell in pairs if known and "" not in known]
-    return len(signs) if all(signs) else 0
+    ends = [
+        (before, last.split(separator, len(before))[:-1]),
+        (after, first.rsplit(separator, len(after))[1:]),
+    ]
+    signs = 0
+    for columns, cells in itertools.chain(ends, ((shapes, line.split(separator)) for line in whole)):
+        if len(columns) != len(cells):
+            return 0
+        pairs = zip(columns, cells, strict=True)
+        checks = [_shape(cell) in known for known, cell in pairs if known and "" not in known]
+        if not all(checks):
+            return 0
+        signs += len(checks)
+    return signs

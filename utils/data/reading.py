@@ -19,7 +19,7 @@ from utils.data.delimited import check_unique, read_delimited
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 
-MOST_UNPACKED = 2**30  # bytes that a compressed file may unpack to
+MOST_UNPACKED = 2**29  # bytes that a compressed file may unpack to
 MOST_IN_SPREADSHEET = 2**28  # bytes of XML, of which openpyxl makes many times as much
 MOST_CELLS = 2**25  # of a spreadsheet: a stray cell in its far corner makes 17 thousand million
 ZIP, PARQUET = b"PK\x03\x04", b"PAR1"
@@ -139,7 +139,8 @@ def _read_excel(data: bytes, where: str, sheet: int | str) -> pd.DataFrame:
 def _as_utf8(data: bytes, where: str) -> bytes:
     encoding = next((name for start, name in ENCODINGS.items() if re.match(start, data)), "utf-8")
     try:
-        return data.decode(encoding).encode()
+        text = data.decode(encoding)
+        return data if encoding == "utf-8" else text.encode()
     except UnicodeDecodeError as error:
         piece = data[max(error.start - 9, 0) : error.start + 9].decode("cp1252", errors="replace")
         raise InputError(

@@ -11,7 +11,8 @@ import pandas as pd
 
 from utils.config import Config, check_choice
 from utils.data.folds import assign_folds
-from utils.data.sources import find_table, read_table
+from utils.data.reading import read_table
+from utils.data.sources import find_table
 from utils.data.table import check_table
 from utils.machine.runtime import display_path
 from utils.modeling.losses import LOSSES
