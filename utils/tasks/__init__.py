@@ -53,7 +53,7 @@ def load_table(config: Config) -> pd.DataFrame:
     Returns:
         A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as the task has
         them. Raises InputError for anything that ``check_table`` or the task refuses, and for files that are
-        not UTF-8 or not a table.
+        not tables.
     """
     task, path = make_task(config), find_table(config.data)
     where = display_path(path)
