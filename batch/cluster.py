@@ -36,7 +36,7 @@ def ray_engine(jobs: list[Job], wanted: int, mirror_url: str, address: str) -> t
         finally:
             if mirror_url:
                 mirror = Mirror.of_run(job, mirror_url)
-                mirror.pull(job.folder.name, if_equal=True)
+                mirror.pull(job.folder.name, always=True)
                 with contextlib.suppress(FileNotFoundError):  # its machine was lost before it was copied
                     mirror.remote.get_file(f"{mirror.root}/{job.notebook.name}", str(job.notebook))
 

@@ -68,7 +68,8 @@ def train(
         run_notebook(*arguments)
         return
     mirror = Mirror.of_run(job, mirror_url)
-    mirror.pull(job.folder.name)
+    if not job.config.retrain:
+        mirror.pull(job.folder.name)
 
     def push() -> None:
         with contextlib.suppress(Exception):  # a file was replaced meanwhile, or the network failed briefly

@@ -13,7 +13,8 @@ from utils.data.table import fingerprint
 from utils.machine import runtime
 from utils.machine.encoders import read_encoder_config
 from utils.runs import artifacts, checkpoint
-from utils.runs.resume import check_same_training, earlier_output
+from utils.runs.resume import check_same_training, earlier_output, read_started
+from utils.runs.seal import read_json
 from utils.tasks import add_folds, load_table, make_task
 
 
@@ -44,6 +45,14 @@ class Job:
     @property
     def finished(self) -> bool:
         return artifacts.is_finished(self.folder)
+
+    @property
+    def started(self) -> str:
+        """When the training in the job's folder was begun; "" if there is none."""
+        try:
+            return str(read_json(self.folder / "run.json").get("started", ""))
+        except InputError:
+            return ""
 
     def replace(self, **values) -> "Job":
         """This job with other parameters."""
@@ -120,7 +129,7 @@ def check(jobs: list[Job]) -> None:
 def group_by_data(jobs: list[Job]) -> list[list[Job]]:
     """Jobs that share a table and its folds, so that each table is read once."""
     names = ("task", "data", "id_column", "text_column", "target_columns", "group_column", "max_rows")
-    key = operator.attrgetter(*names, "n_folds", "fold_by", "seed")
+    key = operator.attrgetter(*names, "n_folds", "fold_by", "exact_copies", "near_copies", "seed")
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         groups.setdefault(key(job.config), []).append(job)
@@ -136,7 +145,7 @@ def check_folders(job: Job, data: str, batch_folders: set[Path]) -> None:
         started = artifacts.is_finished(job.folder) or checkpoint.latest(job.folder / "state")
         for folder in (job.folder if started else None, earlier_output(job.config)):
             if folder is not None:
-                check_same_training(artifacts.read_metadata(folder), job.config, data, folder)
+                check_same_training(read_started(folder), job.config, data, folder)
     for folder in set(job.run_folder.glob("fold-*")) - batch_folders:  # the run is scored with these too
         if artifacts.is_finished(folder):
             metadata = artifacts.read_metadata(folder)

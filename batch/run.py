@@ -2,13 +2,12 @@
 
 import argparse
 import contextlib
-import functools
 import os
 import shlex
 import signal
 import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import joblib
@@ -18,23 +17,19 @@ from batch import execute, grid, summary
 from batch.cluster import ray_engine
 from batch.execute import NotebookError, NotebookStoppedError, Train
 from batch.grid import Job
-from batch.mirror import Mirror, discard, synchronize
+from batch.mirror import Mirror, synchronize
 from batch.watch import State, Status, progress_shown, say
 from utils.machine import runtime
 from utils.runs import checkpoint
-
-Discard = Callable[[Job], None]
+from utils.runs.fold import close_fold
 
 
 class Batch:
-    """Jobs trained by ``train``, ``at_once`` at a time, each with up to ``retries`` further tries.
+    """Jobs trained by ``train``, ``at_once`` at a time, each with up to ``retries`` further tries."""
 
-    ``discard`` removes the old fold of a job that is to be trained anew.
-    """
-
-    def __init__(self, jobs: list[Job], train: Train, discard: Discard, at_once: int, retries: int):
+    def __init__(self, jobs: list[Job], train: Train, at_once: int, retries: int):
         self.statuses = [Status(job) for job in jobs]
-        self.train, self.discard, self.at_once, self.retries = train, discard, at_once, retries
+        self.train, self.at_once, self.retries = train, at_once, retries
         self.stop = threading.Event()
 
     def run(self) -> None:
@@ -54,30 +49,36 @@ class Batch:
             status.state = State.STOPPED
 
     def train_with_retries(self, status: Status) -> None:
-        job, retrain = status.job, status.job.config.retrain
-        if retrain:  # the old fold is removed here, once: a further try must resume
-            job = job.replace(retrain=False, resume_from="")
-        elif job.finished:
+        job, started = status.job, status.job.started
+        if not job.config.retrain and job.finished:
+            close_fold(job.folder)
             status.state = State.FINISHED_BEFORE
             return
         job.run_folder.mkdir(parents=True, exist_ok=True)
         with FileLock(job.run_folder / f".{job.notebook.name}.lock", timeout=0):
             while status.tries <= self.retries and not self.stop.is_set():
-                if retrain and status.tries == 0:
-                    self.discard(job)
                 status.state, status.tries = State.TRAINING, status.tries + 1
-                status.state, status.error = self.train_once(job)
+                status.state, status.error = self.train_once(job, started)
                 if status.state != State.FAILED:
                     return
+                if job.config.retrain and job.started != started:  # the new training, which must resume
+                    job = job.replace(retrain=False, resume_from="")
 
-    def train_once(self, job: Job) -> tuple[State, str]:
-        """Try once to train ``job``; its state then, and the error."""
+    def train_once(self, job: Job, started: str) -> tuple[State, str]:
+        """Try once to train ``job``; its state then, and the error.
+
+        ``started``: when a training was begun that a job with ``retrain`` is to replace, which is no result.
+        """
+
+        def finished() -> bool:
+            return job.finished and not (job.config.retrain and job.started == started)
+
         try:
             self.train(job, self.stop.is_set)
-            if job.finished:
+            if finished():
                 return State.FINISHED, ""
         except NotebookStoppedError as error:
-            if job.finished:  # it was stopped while it drew the last plots
+            if finished():  # it was stopped while it drew the last plots
                 return State.FINISHED, ""
             return State.STOPPED, str(error)
         except NotebookError as error:
@@ -125,8 +126,7 @@ def run_batch(options: argparse.Namespace) -> int:
         train, at_once = ray_engine(jobs, options.jobs, options.mirror, options.address)
     else:
         train, at_once = execute.local_engine(jobs, options.jobs, options.mirror)
-    remove = functools.partial(discard, mirror_url=options.mirror)
-    batch = Batch(jobs, train, remove, at_once, options.retries)
+    batch = Batch(jobs, train, at_once, options.retries)
     with batch.stopped_by_signals():
         with progress_shown(batch.statuses, options.mirror if options.engine == "ray" else ""):
             batch.run()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import CHOICES
-from utils.config import PRESETS, Config, InputError, check_choice
+from utils.config import PRESETS, Config, InputError, check_choice, nearest
 
 PARAMETERS = """# Parameters: ours
 from typing import Optional
@@ -88,6 +88,11 @@ def test_an_invalid_setting_is_one_sentence(overrides, words):
         Config.make(**{"preset": "demo", **overrides})
     assert "\n" not in str(caught.value)
     assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
+
+
+def test_a_name_in_a_message_cannot_steer_a_terminal():
+    names = ["\x1b[31mred", "two\nlines", "\x9b31mred\x07"]
+    assert nearest("unknown", names) == "choose one of: 31mred, [31mred, two lines."
 
 
 def test_a_notebook_passes_its_parameters():

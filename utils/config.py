@@ -6,7 +6,6 @@ import json
 import math
 import typing
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
@@ -14,6 +13,7 @@ from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
+_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 
 def choice(default: str, *others: str) -> typing.Any:
@@ -26,10 +26,7 @@ def number(default: float, *, least: float = 0, most: float = math.inf) -> typin
     return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
-_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 
@@ -51,7 +48,9 @@ class Config:
     # folds
     n_folds: int = number(5, least=2)
     fold: int = number(0)  # the held-out fold
-    fold_by: str = choice("kfold", "stratified", "group")
+    fold_by: str = choice("kfold", "stratified", "group", "column")  # column: the table's own, named fold
+    exact_copies: str = choice("group", "split")  # group: rows with the same text stay in one fold
+    near_copies: str = choice("split", "group")  # and those with nearly the same (utils/data/copies.py)
     seed: int = number(2021, most=2**32 - 1)
     # model
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
@@ -191,11 +190,11 @@ class Config:
         return dataclasses.asdict(self)
 
 
-#: Fields that a resumed training may change: they say where, how often and for how long. (``data`` is a path;
-#: the fingerprint of the rows tells whether their content is the same.)
-_LOCATION = {"preset", "run", "output_dir", "data", "resume_from"}
+#: Fields that a resumed training may change: they say where, how often and for how long. (The fingerprint
+#: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
+_DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _LOCATION | _EXECUTION
+MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from"}
 
 
 def check_names(names: Iterable[str]) -> None:

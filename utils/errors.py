@@ -1,6 +1,7 @@
 """InputError, and the sentences that suggest what was meant. ``utils.config`` hands them on."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable
 
 
@@ -13,8 +14,8 @@ class InputError(ValueError):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the valid name closest to ``name``, or all of them."""
-    valid = sorted(" ".join(str(option).split()) for option in valid)  # a column's name may hold newlines
+    """The end of an error message: the valid name closest to ``name``, or all, in printable characters."""
+    valid = sorted(" ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", str(option)).split()) for option in valid)
     close = difflib.get_close_matches(name, valid, n=1)
     return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}."
 

@@ -78,7 +78,7 @@ def test_a_bad_file_is_refused_in_one_sentence(tmp_path, content, words):
 
 def test_your_own_table_needs_no_group_column(tmp_path):
     """The README's command, word for word, on the default preset."""
-    rows = "".join(f"{i},t,{i},2\n" for i in range(9))
+    rows = "".join(f"{i},text {i},{i},2\n" for i in range(9))
     columns = {"id_column": "essay", "text_column": "text", "target_columns": "clarity,style"}
     path = write(tmp_path / "essays.csv", "essay,text,clarity,style\n" + rows)
     config = Config.make("demo", data=path, fold_by="kfold", **columns)

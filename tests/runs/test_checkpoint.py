@@ -10,8 +10,9 @@ import torch
 from tests.runs.helpers import OPTIONS, Stop, assert_same, stop_after
 from utils.config import InputError
 from utils.machine import files, precision
-from utils.runs import artifacts, checkpoint
+from utils.runs import artifacts, checkpoint, seal
 from utils.runs.fold import fit_fold
+from utils.runs.seal import RETRAIN
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -43,7 +44,7 @@ def test_a_changed_config_or_changed_data_is_refused_by_name(
         changes, table = {}, tiny_table.assign(excerpt=tiny_table["excerpt"] + " more")
     with pytest.raises(InputError, match=words) as caught:
         fit_fold(tiny(**{**OPTIONS, **changes}), table)
-    assert "set run to train beside it, or retrain=True to replace it." in str(caught.value)
+    assert f"; set run to train beside it, or {RETRAIN}" in str(caught.value)
     assert "\n" not in str(caught.value)
     fit_fold(tiny(retrain=True, **{**OPTIONS, **changes}), table)
 
@@ -60,7 +61,9 @@ def test_another_precision_is_refused(tiny, tiny_table, monkeypatch):
         fit_fold(tiny(precision="auto", **OPTIONS), tiny_table)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "average.safetensors", "rest.pt", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "average.safetensors", "rest.pt", "manifest.json", "best/tokenizer.json"]
+)
 @pytest.mark.parametrize("damage", ["cut short", "one byte", "missing"])
 def test_a_damaged_state_is_refused_by_name(name, damage, saved, tiny, tiny_table):
     path = saved / name
@@ -77,7 +80,7 @@ def test_a_damaged_state_is_refused_by_name(name, damage, saved, tiny, tiny_tabl
             path.unlink()
         with pytest.raises(InputError, match=rf"{name} (is|has) .*(damaged|altered)") as caught:
             fit_fold(tiny(**OPTIONS), tiny_table)
-        assert "set retrain=True to start anew" in str(caught.value)
+        assert str(caught.value).endswith(RETRAIN)
         assert "\n" not in str(caught.value)
 
 
@@ -85,13 +88,13 @@ def reseal(state, change):
     """Change the content of a state's manifest and seal it again."""
     sealed = json.loads((state / "manifest.json").read_text())
     change(sealed["content"])
-    sealed["sha256"] = checkpoint._seal(sealed["content"])
+    sealed["sha256"] = seal._hash(sealed["content"])
     (state / "manifest.json").write_text(json.dumps(sealed))
 
 
 def test_a_state_of_another_format_is_refused(saved, tiny, tiny_table):
     reseal(saved, lambda content: content.update(format=99))
-    with pytest.raises(InputError, match=r"manifest.json is of format 99, this version reads 3"):
+    with pytest.raises(InputError, match=r"manifest.json is of format 99, this version reads 4"):
         fit_fold(tiny(**OPTIONS), tiny_table)
 
 

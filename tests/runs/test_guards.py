@@ -16,7 +16,7 @@ from utils.config import InputError
 from utils.data import tokens
 from utils.machine import files, runtime
 from utils.machine.encoders import encoder_source
-from utils.runs import artifacts, checkpoint, fold, guards
+from utils.runs import artifacts, checkpoint, fold, guards, seal
 from utils.runs.fold import fit_fold
 from utils.training.setup import prepare
 
@@ -54,7 +54,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_texts(poison, tiny, tiny_t
     named = re.search(r"on the texts (.*); lower lr", str(caught.value))[1]
     assert named == ", ".join(ids_of_step_5)
     newest = checkpoint.latest(runtime.workspace() / "output" / "poisoned" / "fold-0" / "state")
-    assert checkpoint.read_manifest(newest)["step"] == 4, "not the last good state"
+    assert seal.read_manifest(newest)["step"] == 4, "not the last good state"
 
 
 @pytest.mark.parametrize("file", ["best", "history.csv", "last", "predictions.csv", "result.json"])
@@ -161,8 +161,8 @@ def test_a_loader_process_that_dies_is_reported(whole, tiny, tiny_table, monkeyp
         return loader
 
     monkeypatch.setattr(tokens, "make_loader", make_dying_loader)
-    kept = "what was saved in output/orphan/fold-0 is kept: run again, with num_workers=0"
-    with pytest.raises(InputError, match=f"a data-loader process died; {kept}"):
+    kept = "what was saved in output/orphan/fold-0 is kept: run again, or set num_workers=0"
+    with pytest.raises(InputError, match=rf"a data-loader process died \(DataLoader worker .*\); {kept}"):
         fit_fold(dataclasses.replace(config, num_workers=1), tiny_table)
     monkeypatch.setattr(tokens, "make_loader", make_loader)
     assert_same(whole, fit_fold(config, tiny_table))

@@ -137,6 +137,8 @@ def test_sigkill_at_random_moments_changes_nothing(seed, tiny, tiny_table, tmp_p
     assert killed >= 3
     assert "going on from step" in output
     assert_same(whole, folder)
+    hidden = {path.name for path in folder.parent.rglob(".*")}
+    assert hidden == {".fold-0.lock"}, "killed runs have left litter"
 
 
 @pytest.mark.parametrize("moment", ["model.safetensors", "rest.pt", "manifest", "renaming", "pruning"])
@@ -148,7 +150,7 @@ def test_killed_while_a_state_is_written_the_earlier_one_is_whole(
     target, name = {
         "model.safetensors": (checkpoint, "save_file"),
         "rest.pt": (checkpoint.torch, "save"),
-        "manifest": (checkpoint, "_seal"),
+        "manifest": (checkpoint.seal, "seal"),
         "renaming": (os, "replace"),
         "pruning": (checkpoint, "prune"),
     }[moment]
@@ -165,7 +167,7 @@ def test_killed_while_a_state_is_written_the_earlier_one_is_whole(
     with pytest.raises(Stop):
         fit_fold(config, tiny_table)
     monkeypatch.setattr(target, name, function)
-    assert checkpoint.read_manifest(checkpoint.latest(states))["step"] == 8
+    assert checkpoint.seal.verify(checkpoint.latest(states))["step"] == 8
     assert_same(whole, fit_fold(config, tiny_table))
 
 

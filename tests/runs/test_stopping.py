@@ -12,7 +12,7 @@ import pytest
 
 from tests.runs.helpers import OPTIONS, Stop, assert_same, call_at, held_out_rows, scores_of, stop_after
 from utils.config import InputError
-from utils.runs import artifacts, fold, stopping
+from utils.runs import artifacts, progress, stopping
 from utils.runs.fold import fit_fold
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -46,7 +46,7 @@ def test_a_signal_saves_and_stops_and_the_next_run_resumes(number, whole, tiny, 
 def test_what_a_time_limit_leaves_is_consistent(tiny, tiny_table, monkeypatch):
     """Stopped between two evaluations, the predictions are those of the weights beside them."""
     clock = itertools.chain(range(8), itertools.count(7200))
-    monkeypatch.setattr(fold, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     config = tiny(time_limit_hours=1, **{**OPTIONS, "eval_every": 3})
     folder = fit_fold(config, tiny_table)
     result = artifacts.read_result(folder)

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import unicodedata
+import warnings
 
 import pandas as pd
 
@@ -21,7 +22,8 @@ def check_table(
 
     Args:
         where: the table's name in messages.
-        targets: False for a test set, which has none.
+        targets: False for a test set, which has none. Its empty and missing texts are warned of and become
+            "", since whoever submits to a hidden test set cannot mend it.
 
     Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or
     non-string text, a missing or duplicated id, or a table without rows.
@@ -35,15 +37,25 @@ def check_table(
         raise InputError(f"{where} has a header but no rows.")
     table = table.reset_index(drop=True)
     texts, ids = table[config.text_column], table[config.id_column]
+    if not targets:
+        texts = table[config.text_column] = texts.astype(object).where(texts.notna(), "")
     strings = texts.map(lambda text: isinstance(text, str))
     check_rows(table, ~strings, config.text_column, "holds something that is not text", where)
-    check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
+    if targets:
+        check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
     check_rows(
         table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where
     )
     check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
     table[config.text_column] = texts.map(clean_text)
     table[config.id_column] = ids.astype(str)
+    if len(empty := table.index[table[config.text_column] == ""]):  # only a test set has got this far
+        names = ", ".join(f"{row + 1} ({table[config.id_column][row]})" for row in empty[:5])
+        warnings.warn(
+            f"{where}: {len(empty)} of {len(table)} texts are empty, in row {names}"
+            f"{', …' if len(empty) > 5 else ''}; they get the model's score of an empty text.",
+            stacklevel=2,
+        )
     return table
 
 

@@ -124,6 +124,17 @@ def restore_random_states(states: dict, device: torch.device) -> None:
         torch.get_device_module(device).set_rng_state(states["device"])
 
 
+def say(text: str) -> None:
+    """Print a line, if it can be printed: a reader that went away or a full disk must not end a training."""
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+        except OSError:  # what is left to print goes nowhere, or Python would try once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def progress_wanted() -> bool:
     """Whether someone may be watching: in a terminal or a live notebook, not under papermill or nbconvert.
 

@@ -5,55 +5,89 @@ output/<run>/fold-<k>/
   history.csv       a row per evaluation
   result.json       the scores of last, best and averaged weights
   predictions.csv   held-out targets and predictions
-  last/ best/ averaged/   weights as Hugging Face folders
+  last/ best/ averaged/   weights as Hugging Face folders, each sealed
   snapshots/        weights that went into the average, on request
+  manifest.json     the sha256 of all these files: the seal of a finished fold
   state/            what resuming needs; removed when the fold is finished
 """
 
-import json
-import shutil
+import os
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
+import transformers
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
 from utils.machine import runtime
-from utils.machine.encoders import TOKENIZER_FILES
 from utils.machine.files import atomic_file, atomic_folder, short_reason, write_json
 from utils.modeling.model import TextModel, TextModelConfig
+from utils.runs import checkpoint
+from utils.runs.seal import MANIFEST, RETRAIN, WAY_OUT, read_json, seal, verify
 
 WEIGHTS = ("last", "best", "averaged")
+_EARLIER_VERSION = f"was trained by an earlier version of this suite, which this one cannot read; {RETRAIN}"
 
 
 def fold_folder(config: Config, fold: int | None = None) -> Path:
-    """``output/<run>/fold-<k>``, under the workspace unless ``output_dir`` is absolute."""
+    """``output/<run>/fold-<k>``, under the workspace unless ``output_dir`` is absolute.
+
+    Raises InputError for a path that is too long for the files of a fold, or is not UTF-8.
+    """
     fold = config.fold if fold is None else fold
-    return runtime.workspace() / config.output_dir / config.run_name / f"fold-{fold}"
+    folder = runtime.workspace() / config.output_dir / config.run_name / f"fold-{fold}"
+    try:
+        lengths = [len(part.encode()) for part in folder.parts]
+    except UnicodeEncodeError:
+        raise InputError(f"{str(folder)!a} is not UTF-8; set another run or output_dir.") from None
+    if max(lengths) > 255 or sum(lengths) + len(lengths) > 3996:  # 100 bytes less than Linux allows
+        raise InputError(f"{str(folder)!r} is too long a path; set a shorter run or output_dir.")
+    return folder
 
 
 def is_fold(folder: Path) -> bool:
     """Whether a training has begun here, by this version or an earlier one."""
-    return (folder / "run.json").is_file() or (folder / "config.json").is_file()
+    return any((folder / name).exists() for name in ("run.json", MANIFEST, "state", "config.json"))
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a fold has been trained to its end, and not merely to a time limit.
+
+    Raises InputError for one that is finished and has no seal.
+    """
+    if (folder / MANIFEST).is_file():
+        return True
+    if checkpoint.latest(folder / "state") or not (folder / "result.json").is_file():
+        return False
+    if read_result(folder).get("finished", True):
+        where = runtime.display_path(folder)
+        raise InputError(
+            f"{where} has no {MANIFEST}: it was lost, or an earlier version finished this fold; {RETRAIN}"
+        )
+    return False
 
 
 # --- writing -----------------------------------------------------------------------------------------------
 
 
 def start_fold(folder: Path, metadata: dict) -> None:
-    """Make an empty ``folder`` with a run.json that says what is being trained; what was there is removed."""
+    """Replace ``folder`` by an empty one with a run.json that says what is being trained."""
     try:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        write_json(folder / "run.json", metadata)
+        with atomic_folder(folder) as new:
+            write_json(new / "run.json", metadata)
     except OSError as error:
         raise InputError(
             f"{runtime.display_path(folder)} cannot be written ({error.strerror}); set output_dir."
         ) from None
+
+
+def seal_fold(folder: Path) -> None:
+    """Seal what a finished fold consists of; whatever else lies there, such as pictures, is left out."""
+    parts = [path for name in (*WEIGHTS, "snapshots") for path in (folder / name).rglob("*")]
+    files = [folder / name for name in ("run.json", "history.csv", "predictions.csv", "result.json")]
+    seal(folder, [path.relative_to(folder).as_posix() for path in [*files, *parts] if path.is_file()])
 
 
 def save_model(
@@ -62,15 +96,33 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
 ) -> None:
-    """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder."""
+    """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
+
+    Raises InputError, and leaves what was there, if the model that is loaded from it has other weights.
+    """
+    weights = {name: value.detach().float() for name, value in weights.items()}
     with torch.device("meta"):
         shell = TextModel(config)
     # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies
     # nothing.
-    shell.load_state_dict({name: value.detach().float() for name, value in weights.items()}, assign=True)
+    shell.load_state_dict(weights, assign=True)
     with atomic_folder(folder) as new:
         shell.save_pretrained(new)
         tokenizer.save_pretrained(new)
+        with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
+            check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
+        seal(new)
+
+
+def check_weights(loaded: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], where: str) -> None:
+    """Raise InputError, naming the first, if a loaded model's weights are not those that were saved."""
+    for name in sorted(set(loaded) | set(saved)):
+        both = name in loaded and name in saved
+        if not both or not torch.equal(loaded[name].float(), saved[name].cpu()):
+            raise InputError(
+                f"{where} cannot be written: {name} is not loaded again as it was saved, with this encoder "
+                f"and transformers {transformers.__version__}; choose another encoder."
+            )
 
 
 def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
@@ -86,41 +138,41 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
     """The model of a folder of weights, in eval mode, and its tokenizer. No code of the folder runs.
 
     Args:
-        folder: such as ``output/<run>/fold-<k>/averaged``.
+        folder: such as ``output/<run>/fold-<k>/averaged``, or a copy of it.
         options: for ``from_pretrained``, such as ``attn_implementation="eager"``.
+
+    Raises InputError for a folder that holds no model of this suite, or other files than were saved.
     """
     folder = Path(folder)
-    where = runtime.display_path(folder)
-    if not (folder / "model.safetensors").is_file():
-        raise InputError(
-            f"{where} holds no model; name a folder of weights, or train that fold with notebook 02."
-        )
+    sealed = verify(folder)["files"] if os.path.isfile(folder / MANIFEST) else {}
+    if "model.safetensors" not in sealed:
+        raise InputError(_why_no_model(folder))
+    fold = folder.resolve().parent
+    if (fold / "run.json").is_file() and is_finished(fold):
+        verify(fold, within=f"{folder.resolve().name}/")
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{where} has no readable config.json; train that fold again.") from None
-    if model_type == "text_regressor":
-        raise InputError(f"{where} {_EARLIER_VERSION}")
-    if model_type != TextModelConfig.model_type:
+        return _load_model(folder, **options), AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # transformers, safetensors and tokenizers raise a dozen kinds
         raise InputError(
-            f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
-        )
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):  # or every word would be unknown
-        raise InputError(f"{where} has no tokenizer; copy the whole folder, or train that fold again.")
-    try:
-        model = TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise InputError(
-            f"{where}: its weights cannot be loaded ({short_reason(error)}); copy the folder again, or train "
-            "that fold again."
+            f"{runtime.display_path(folder)} is whole, and cannot be loaded here ({short_reason(error)}); "
+            "install the versions in the run.json of its fold."
         ) from None
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-_EARLIER_VERSION = (
-    "was trained by an earlier version of this suite, whose folders this one cannot read; "
-    "train it again with retrain=True, or set run to train beside it."
-)
+def _load_model(folder: Path, **options) -> TextModel:
+    return TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options).eval()
+
+
+def _why_no_model(folder: Path) -> str:
+    where = runtime.display_path(folder)
+    if not os.path.isfile(folder / "model.safetensors"):
+        return f"{where} holds no model; name a folder of weights, or train that fold with notebook 02."
+    model_type = read_json(folder / "config.json").get("model_type")
+    if model_type == "text_regressor":
+        return f"{where} {_EARLIER_VERSION}"
+    if model_type != TextModelConfig.model_type:
+        return f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
+    return f"{where}/{MANIFEST} is missing; {WAY_OUT}"
 
 
 def weights_folder(folder: Path, weights: str) -> Path:
@@ -137,34 +189,35 @@ def weights_folder(folder: Path, weights: str) -> Path:
 
 def read_result(folder: Path) -> dict:
     """The result.json of a fold that has been trained."""
-    path = Path(folder) / "result.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not any((Path(folder) / name).exists() for name in ("result.json", MANIFEST)):
         raise InputError(
             f"{runtime.display_path(folder)} holds no finished fold; train it first with notebook 02."
-        ) from None
-    except ValueError:
-        raise InputError(f"{runtime.display_path(path)} is damaged; train that fold again.") from None
+        )
+    return _read(Path(folder), "result.json", "scores", "metric")
 
 
 def read_metadata(folder: Path) -> dict:
     """A fold's run.json: the Config it was trained with, and on what."""
     folder = Path(folder)
-    try:
-        return json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        where = runtime.display_path(folder)
-        if not (folder / "run.json").exists() and (folder / "config.json").exists():
-            raise InputError(f"{where} {_EARLIER_VERSION}") from None
-        raise InputError(f"{where} has no readable run.json; train that fold again.") from None
+    if not (folder / "run.json").exists() and (folder / "config.json").exists():
+        raise InputError(f"{runtime.display_path(folder)} {_EARLIER_VERSION}")
+    return _read(folder, "run.json", "config", "precision", "data")
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether a fold has been trained to its end, and not merely to a time limit."""
-    return (folder / "result.json").is_file() and read_result(folder).get("finished", True)
+def _read(folder: Path, name: str, *parts: str) -> dict:
+    """A JSON file of a fold, with these objects in it; in a finished fold, proven to be the one sealed."""
+    if (folder / MANIFEST).is_file():
+        verify(folder, within=name)
+    content = read_json(folder / name)
+    if not all(isinstance(content.get(part), dict) for part in parts):
+        raise InputError(f"{runtime.display_path(folder / name)} is damaged; {WAY_OUT}")
+    return content
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished fold's predictions.csv, ids as strings whatever they look like."""
-    return pd.read_csv(Path(folder) / "predictions.csv", dtype={"id": str}, keep_default_na=False)
+    """A finished fold's predictions.csv, ids as strings whatever they look like; an empty cell is NaN."""
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file():
+        verify(folder, within="predictions.csv")
+    options = {"dtype": {"id": str}, "keep_default_na": False, "na_values": [""]}
+    return pd.read_csv(folder / "predictions.csv", **options)

@@ -1,12 +1,9 @@
 """The state of an unfinished training: written whole or not at all, and proven whole before it is used.
 
-A state is a folder ``step-<n>``: weights as safetensors, everything else in rest.pt (read with
-``weights_only=True``, so that no code comes with it), and manifest.json with what was trained and every
-file's sha256.
+A state is a sealed folder ``step-<n>``: weights as safetensors, the best weights as they lie in the fold's
+best/, and everything else in rest.pt (read with ``weights_only=True``, so that no code comes with it).
 """
 
-import hashlib
-import json
 import pickle
 import shutil
 from pathlib import Path
@@ -17,11 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from utils.config import InputError
-from utils.machine.files import atomic_folder, digest, short_reason
+from utils.machine.files import atomic_folder, link_or_copy, short_reason
 from utils.machine.runtime import display_path
-
-FORMAT = 3  # of the files; a state of another format is refused
-_WAY_OUT = "set retrain=True to start anew."
+from utils.runs import seal
+from utils.runs.guards import is_write_error
 
 
 class Checkpoint(NamedTuple):
@@ -31,6 +27,7 @@ class Checkpoint(NamedTuple):
     metadata: dict  # the fold's run.json
     weights: dict[str, dict[str, torch.Tensor]]  # by file
     rest: dict  # tensors, numbers, strings and plain containers of them
+    best: Path | None  # the folder of the best weights
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
@@ -42,13 +39,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         with atomic_folder(path) as new:
             _write(new, checkpoint)
-    except (
-        OSError,
-        SafetensorError,
-        RuntimeError,
-    ) as error:  # torch.save reports a full disk as a RuntimeError
-        if "DataLoader worker" in str(error):
-            raise  # the signal of its death may arrive just here
+    except Exception as error:
+        if not is_write_error(error):
+            raise
         kept = latest(folder)
         remains = f"the state of {kept.name} is still there" if kept else "there is no earlier one"
         raise InputError(
@@ -62,11 +55,17 @@ def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.weights.items():
         # Clones, since safetensors refuses tensors that share memory.
         save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, folder / name)
-    torch.save(checkpoint.rest, folder / "rest.pt")
-    files = {path.name: digest(path) for path in sorted(folder.iterdir())}
-    content = {"format": FORMAT, "step": checkpoint.step, "metadata": checkpoint.metadata, "files": files}
-    sealed = {"content": content, "sha256": _seal(content)}
-    (folder / "manifest.json").write_text(json.dumps(sealed), encoding="utf-8")
+    with open(folder / "rest.pt", "wb") as file:  # given a path, torch hides why it could not write
+        torch.save(checkpoint.rest, file)
+    if checkpoint.best is not None:
+        copy_best(checkpoint.best, folder / "best")
+    seal.seal(folder, step=checkpoint.step, metadata=checkpoint.metadata)
+
+
+def copy_best(source: Path, target: Path) -> None:
+    """Replace ``target`` by the best weights in ``source``. It costs no space where files can be linked."""
+    with atomic_folder(target) as new:
+        shutil.copytree(source, new, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def latest(folder: Path) -> Path | None:
@@ -81,41 +80,16 @@ def prune(folder: Path, keep: Path | None) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def read_manifest(path: Path) -> dict:
-    """What the state at ``path`` says of itself, its files proven to be those that were written.
-
-    Raises InputError naming the first file that is missing, cut short or altered, or a state of another
-    format.
-    """
-    manifest = path / "manifest.json"
-    where = display_path(manifest)
-    try:
-        sealed = json.loads(manifest.read_text(encoding="utf-8"))
-        content, seal = sealed["content"], sealed["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{where} is missing or damaged; {_WAY_OUT}") from None
-    if not isinstance(content, dict) or _seal(content) != seal:
-        raise InputError(f"{where} has been altered; {_WAY_OUT}")
-    if content["format"] != FORMAT:
-        raise InputError(f"{where} is of format {content['format']}, this version reads {FORMAT}; {_WAY_OUT}")
-    for name, expected in content["files"].items():
-        if not (path / name).is_file() or digest(path / name) != expected:
-            raise InputError(f"{display_path(path / name)} is missing, cut short or altered; {_WAY_OUT}")
-    return content
-
-
 def load(path: Path) -> Checkpoint:
-    """The state at ``path``, after ``read_manifest`` has proven it whole."""
-    content = read_manifest(path)
+    """The state at ``path``, proven whole."""
+    content = seal.verify(path)
+    names = [name for name in content["files"] if name.endswith(".safetensors") and "/" not in name]
     try:
-        weights = {name: load_file(path / name) for name in content["files"] if name.endswith(".safetensors")}
+        weights = {name: load_file(path / name) for name in names}
         rest = torch.load(path / "rest.pt", map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError):
         raise InputError(
-            f"{display_path(path / 'rest.pt')} or its weights cannot be read; {_WAY_OUT}"
+            f"{display_path(path / 'rest.pt')} or its weights cannot be read; {seal.WAY_OUT}"
         ) from None
-    return Checkpoint(content["step"], content["metadata"], weights, rest)
-
-
-def _seal(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    best = path / "best" if "best/model.safetensors" in content["files"] else None
+    return Checkpoint(content["step"], content["metadata"], weights, rest, best)

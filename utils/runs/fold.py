@@ -7,9 +7,11 @@ Notebook 02 calls ``fit_fold``. From a shell, with as many processes as are want
 
 import functools
 import math
-import time
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,17 @@ from tqdm.auto import tqdm
 from utils.config import Config, InputError
 from utils.data.table import fingerprint
 from utils.machine import distributed, runtime
-from utils.machine.files import digest, remove_leftovers, write_table
+from utils.machine.files import remove_leftovers, write_table
+from utils.machine.runtime import say
 from utils.runs import artifacts, results
 from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors
-from utils.runs.progress import Progress, current_weights
+from utils.runs.progress import Clock, Progress, current_weights
 from utils.runs.resume import check_same_training, earlier_output, fetch, resume
+from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
+from utils.tasks import find_leaks
 from utils.training.loop import evaluate, train_epoch
+from utils.training.probe import probe
 from utils.training.setup import Training, prepare
 
 
@@ -41,15 +47,16 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
         fold: the held-out fold; None: ``config.fold``.
 
     Returns:
-        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, and the
-        weights last/, best/ and, with averaging, averaged/. Raises InputError before anything is written for
-        what cannot work, and when it was told to stop, after saving its state.
+        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, the
+        weights last/, best/ and, with averaging, averaged/, and the manifest that seals them. Raises
+        InputError before anything is written for what cannot work, for a finished fold that is damaged, and
+        when it was told to stop, after saving its state.
     """
     config = config if fold is None else replace(config, fold=fold)
     folder = artifacts.fold_folder(config)
     data = fingerprint(table, config) if "fold" in table.columns else ""
     if not config.retrain and find_finished(config, folder, data):
-        print(
+        say(
             f"Fold {config.fold} is finished already, in {runtime.display_path(folder)}; "
             "retrain=True trains it anew."
         )
@@ -63,10 +70,11 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
 def find_finished(config: Config, folder: Path, data: str) -> bool:
     """Whether the fold is finished, here or under ``resume_from``, from where it is copied here.
 
-    Raises InputError if what is finished is another training.
+    Raises InputError if what is finished is damaged, or is another training.
     """
     for source in (folder, earlier_output(config)):
         if source and artifacts.is_finished(source):
+            close_fold(source)
             check_same_training(artifacts.read_metadata(source), config, data, source)
             if source != folder:
                 with lock_fold(folder), readable_errors(folder):
@@ -75,22 +83,32 @@ def find_finished(config: Config, folder: Path, data: str) -> bool:
     return False
 
 
+def close_fold(folder: Path) -> None:
+    """Prove a finished fold whole; remove the state that a run left there if it was killed in this moment."""
+    verify(folder)
+    if distributed.run_on_main(lambda: (folder / "state").exists() and os.access(folder, os.W_OK)):
+        with lock_fold(folder):
+            distributed.run_on_main(lambda: shutil.rmtree(folder / "state", ignore_errors=True))
+
+
 def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> None:
     """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
-    with distributed.only_main_prints():
+    with distributed.only_main_prints(), readable_errors(folder):
         training = prepare(config, table, config.fold)
+        probe(training)
         metadata = describe(training, table, data)
-        with lock_fold(folder), readable_errors(folder):
-            distributed.run_on_main(
-                lambda: remove_leftovers(folder, *map(folder.joinpath, artifacts.WEIGHTS))
-            )
+        with lock_fold(folder):
+            parts = [folder / name for name in (*artifacts.WEIGHTS, "snapshots")]
+            distributed.run_on_main(lambda: remove_leftovers(folder, *parts))
+            distributed.run_on_main(lambda: check_disk_space(training, folder))
             progress = resume(training, folder, metadata)
-            if progress is None:
+            if progress is None:  # the first thing that replaces an earlier training
                 distributed.run_on_main(lambda: artifacts.start_fold(folder, metadata))
                 progress = Progress()
                 choice = training.choice
-                print(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
-            distributed.run_on_main(lambda: check_disk_space(training, folder))
+                say(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
+            if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
+                say(leaks)
             reason = run_epochs(training, folder, metadata, progress)
             finish(training, table, folder, progress, reason)
 
@@ -99,6 +117,7 @@ def describe(training: Training, table: pd.DataFrame, data: str) -> dict:
     """run.json: the Config, what it came to on this machine, and what it was trained on."""
     return {
         "config": training.config.to_dict(),
+        "started": datetime.now(UTC).isoformat(),
         "precision": training.choice._asdict(),
         "device": runtime.device_name(distributed.processes().num_processes),
         "platform": runtime.platform_name(),
@@ -163,31 +182,6 @@ def progress_bar(training: Training) -> tqdm:
     )
 
 
-class Clock:
-    """Counts the seconds of a training over all its sessions, and its speed since the last evaluation.
-
-    Args:
-        step: the optimizer step at which this session begins.
-    """
-
-    def __init__(self, progress: Progress, step: int):
-        self.progress, self.before = progress, progress.seconds
-        self.began = time.perf_counter()  # never goes back, whatever is done to the machine's clock
-        self.resumed_at, self.first_step = self.began, step
-
-    def tick(self) -> None:
-        self.progress.seconds = self.before + time.perf_counter() - self.began
-
-    def restart(self, step: int) -> None:
-        """Training goes on after the evaluation that followed ``step``."""
-        self.resumed_at, self.first_step = time.perf_counter(), step
-
-    def samples_per_second(self, training: Training) -> float:
-        """The speed of training since the last evaluation, in examples."""
-        per_step = len(training.train) / training.steps_per_epoch
-        return per_step * (training.step - self.first_step) / (time.perf_counter() - self.resumed_at)
-
-
 def evaluate_and_record(training: Training, folder: Path, progress: Progress, clock: Clock) -> None:
     """One evaluation: a row of the history, best/ if it is the best, and a line to read."""
     train_loss = float(torch.stack(training.losses).mean())
@@ -213,13 +207,13 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, cl
     if progress.best is None or metric.is_better(scores["last"], task.score(training.targets, progress.best)):
         distributed.run_on_main(lambda: results.save(training, training.model, folder / "best"))
         progress.best = progress.predictions["last"]
-        progress.best_digest = digest(folder / "best" / "model.safetensors")
     distributed.run_on_main(lambda: write_table(folder / "history.csv", pd.DataFrame(progress.rows)))
     averaged = f" · averaged {scores['averaged']:.4f}" if "averaged" in scores else ""
-    tqdm.write(
-        f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
-        f"{metric.label} raw {scores['last']:.4f}{averaged} · {speed:.1f} samples/s"
-    )
+    with tqdm.external_write_mode():  # beside the progress bar
+        say(
+            f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
+            f"{metric.label} raw {scores['last']:.4f}{averaged} · {speed:.1f} samples/s"
+        )
 
 
 def save_snapshot(training: Training, folder: Path) -> None:
@@ -238,9 +232,9 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
         progress.predictions = evaluate(training)
     distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
     if reason == "patience":
-        print(f"Stopped early: no better score in {training.config.patience} evaluations.")
+        say(f"Stopped early: no better score in {training.config.patience} evaluations.")
     if reason == "time limit":
-        print(
+        say(
             f"The time limit is reached after step {training.step} of {training.total_steps}; "
             "the state is saved, run again to go on."
         )

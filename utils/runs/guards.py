@@ -37,30 +37,43 @@ def lock_fold(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable_errors(folder: Path) -> Iterator[None]:
-    """A full disk and a dead loader process as InputErrors; what has been saved stays."""
-    where = display_path(folder)
-    kept = f"what was saved in {where} is kept"
+    """What goes wrong around a training as an InputError with its cause; what has been saved stays."""
     try:
         yield
     except Exception as error:
-        if reason := _worker_failure(error):
-            raise InputError(
-                f"{reason}; {kept}: run again, with num_workers=0 if it happens again."
-            ) from None
-        if not isinstance(error, OSError | SafetensorError):
+        cause = None if isinstance(error, InputError) else find_cause(error, display_path(folder))
+        if cause is None:
             raise
-        raise InputError(
-            f"{where} cannot be written ({short_reason(error)}); {kept}: free some space, run again."
-        ) from None
+        raise InputError(cause) from None
 
 
-def _worker_failure(error: Exception) -> str:
-    """What happened to a loader's process; empty if the error is another."""
-    caught = re.match(r"Caught (\w+) in DataLoader worker process", str(error))
-    if caught:
-        detail = str(error).strip().splitlines()[-1].removeprefix(f"{caught[1]}: ")
-        return f"a data-loader process failed ({caught[1]}: {detail})"
-    return "a data-loader process died" if "DataLoader worker" in str(error) else ""
+def find_cause(error: Exception, where: str) -> str | None:
+    """What happened, in a sentence with the way out; None for what may be a fault of the code.
+
+    ``where``: the fold's folder in messages.
+    """
+    text, kept = str(error), f"what was saved in {where} is kept"
+    reason = short_reason(error) or type(error).__name__
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
+        return (
+            f"memory ran out ({reason}); {kept}: end other programs and run again, or lower batch_size, "
+            "eval_batch_size or max_length with retrain=True."
+        )
+    if "DataLoader worker" in text and "Caught" in text and isinstance(error, OSError | RuntimeError):
+        reason = text.strip().splitlines()[-1]  # below its traceback
+        return f"a data-loader process failed ({reason}); {kept}: run again with num_workers=0."
+    if "DataLoader worker" in text or isinstance(error, ConnectionError | EOFError):
+        return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
+    if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
+        return f"another process of this fold is gone ({reason}); {kept}: run again."
+    if is_write_error(error):
+        return f"{where} cannot be written ({reason}); {kept}: free some space, run again."
+    return None
+
+
+def is_write_error(error: Exception) -> bool:
+    """Whether a file could not be written. tokenizers raises a bare Exception then."""
+    return isinstance(error, OSError | SafetensorError) or "(os error " in str(error)
 
 
 def check_divergence(training: Training) -> None:
@@ -105,8 +118,8 @@ def disk_needed(training: Training) -> int:
 
 
 def check_disk_space(training: Training, folder: Path) -> None:
-    """Raise InputError if the disk cannot hold the fold."""
-    needed, free = disk_needed(training), shutil.disk_usage(folder).free
+    """Raise InputError if the disk cannot hold the fold, once what is in ``folder`` is gone or replaced."""
+    needed, free = disk_needed(training), shutil.disk_usage(folder.parent).free
     taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if free + taken < needed:
         raise InputError(

@@ -1,6 +1,7 @@
-"""What a fold has come to while it trains, beside the state of its optimizer."""
+"""What a fold has come to while it trains, beside the state of its optimizer, and its clock."""
 
 import math
+import time
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,6 @@ class Progress:
 
     rows: list[dict] = field(default_factory=list)  # of history.csv
     best: np.ndarray | None = None  # held-out predictions of the weights in best/
-    best_digest: str = ""  # sha256 of these weights
     seconds: float = 0.0  # of training, in all sessions
     saved: float = 0.0  # seconds at which the last state was saved
     predictions: dict[str, np.ndarray] = field(default_factory=dict)  # of the last evaluation
@@ -28,6 +28,31 @@ class Progress:
         column = metric.name if config.patience_on == "raw" else f"averaged_{metric.name}"
         scores = [row[column] for row in self.rows if not math.isnan(row[column])]
         return bool(scores) and 0 < config.patience <= len(scores) - 1 - metric.best(scores)
+
+
+class Clock:
+    """Counts the seconds of a training over all its sessions, and its speed since the last evaluation.
+
+    Args:
+        step: the optimizer step at which this session begins.
+    """
+
+    def __init__(self, progress: Progress, step: int):
+        self.progress, self.before = progress, progress.seconds
+        self.began = time.perf_counter()  # never goes back, whatever is done to the machine's clock
+        self.resumed_at, self.first_step = self.began, step
+
+    def tick(self) -> None:
+        self.progress.seconds = self.before + time.perf_counter() - self.began
+
+    def restart(self, step: int) -> None:
+        """Training goes on after the evaluation that followed ``step``."""
+        self.resumed_at, self.first_step = time.perf_counter(), step
+
+    def samples_per_second(self, training: Training) -> float:
+        """The speed of training since the last evaluation, in examples."""
+        per_step = len(training.train) / training.steps_per_epoch
+        return per_step * (training.step - self.first_step) / (time.perf_counter() - self.resumed_at)
 
 
 def current_weights(training: Training, model: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What a fold leaves for the later notebooks: its weights, predictions.csv and result.json."""
+"""What a fold leaves for the later notebooks: its weights, predictions.csv and result.json, sealed."""
 
 import shutil
 from dataclasses import asdict
@@ -6,18 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
+from utils.config import InputError
+from utils.data import tokens
 from utils.machine.files import write_json, write_table
+from utils.machine.runtime import display_path
 from utils.runs import artifacts
 from utils.runs.progress import Progress, current_weights
+from utils.training.predict import decode, predict_batches
 from utils.training.setup import Training, split_rows
 
 
 def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progress, reason: str) -> None:
-    """Write all of it, result.json last: it is what marks the fold as trained.
+    """Write all of it; last the seal that marks the fold as finished, once it is on the disk.
 
-    ``reason``: why training stopped.
+    ``reason``: why training stopped. Raises InputError if a saved model's scores are not those of training.
     """
     save(training, training.model, folder / "last")
     if training.averager is not None and "averaged" in progress.predictions:
@@ -25,6 +30,8 @@ def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progr
     best = {} if progress.best is None else {"best": progress.best}
     unordered = progress.predictions | best
     predictions = {weights: unordered[weights] for weights in artifacts.WEIGHTS if weights in unordered}
+    for weights, array in predictions.items():
+        check_scores(training, table, folder / weights, array)
     values = {"target": training.targets, **predictions}
     write_table(folder / "predictions.csv", training.task.predictions_table(training.held_out.ids, values))
     finished = reason != "time limit"
@@ -32,12 +39,38 @@ def write(training: Training, table: pd.DataFrame, folder: Path, progress: Progr
     result["baselines"] = baselines(training, table) if finished else {}
     write_json(folder / "result.json", result)
     if finished:
+        artifacts.seal_fold(folder)
         shutil.rmtree(folder / "state", ignore_errors=True)
 
 
 def save(training: Training, model: nn.Module, folder: Path) -> None:
     """Save ``model`` as a Hugging Face folder."""
     artifacts.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
+
+
+def check_scores(training: Training, table: pd.DataFrame, folder: Path, predictions: np.ndarray) -> None:
+    """Raise InputError if the model in ``folder`` does not predict for some held-out texts as in training.
+
+    It predicts in float32 on the CPU, where there is memory for it, while ``predictions`` may have been made
+    in half precision and on another device. So the two may differ by what such rounding adds up to over an
+    encoder's layers, taken as 64 units of the last place (2**-8 in bf16, 2**-11 in fp16 and TF32) of the
+    targets' standard deviation: a quarter of it in bf16, 0.03 otherwise. That every weight is loaded as it
+    was saved is checked to the last bit where it is saved; this looks for whatever else may be lost.
+    """
+    rows = np.unique(np.linspace(0, len(predictions) - 1, 8).astype(int))
+    model, tokenizer = artifacts.load_model(folder)
+    held_out = split_rows(table, training.config.fold)[1].iloc[rows]
+    examples = training.task.encode(held_out, tokenizer)
+    batches = tokens.evaluation_batches(examples.lengths, training.config.eval_batch_size)
+    pairs = predict_batches(model, examples, batches, tokenizer, torch.device("cpu"))
+    difference = np.abs(decode(training.task, examples, pairs) - predictions[rows])
+    spread = np.nanstd(training.targets) or 1.0
+    allowed = 64 * spread * 2.0 ** (-8 if training.choice.name == "bf16" else -11)
+    if not (difference <= allowed + 1e-5 * np.abs(predictions[rows])).all():
+        raise InputError(
+            f"{display_path(folder)}: the saved model's predictions differ from those in training by up to "
+            f"{difference.max():.2g}, so that it cannot be used; choose another encoder or precision."
+        )
 
 
 def summary(training: Training, progress: Progress, predictions: dict[str, np.ndarray]) -> dict:

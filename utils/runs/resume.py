@@ -8,9 +8,10 @@ from accelerate.utils import gather_object
 
 from utils.config import Config, InputError
 from utils.machine import distributed, runtime
-from utils.machine.files import atomic_folder, digest
+from utils.machine.files import atomic_folder, write_json
 from utils.runs import artifacts, checkpoint
 from utils.runs.progress import Progress, current_weights
+from utils.runs.seal import RETRAIN, verify
 from utils.training.setup import Training
 
 
@@ -35,6 +36,12 @@ def earlier_output(config: Config) -> Path | None:
     return None
 
 
+def read_started(folder: Path) -> dict:
+    """What a fold was begun with: its run.json, or the copy of it in the state of an unfinished one."""
+    state = None if artifacts.is_finished(folder) else checkpoint.latest(folder / "state")
+    return verify(state)["metadata"] if state else artifacts.read_metadata(folder)
+
+
 def check_same_training(
     metadata: dict, config: Config, fingerprint: str, where: Path, precision: str = ""
 ) -> None:
@@ -48,7 +55,7 @@ def check_same_training(
     if changes:
         raise InputError(
             f"{runtime.display_path(where)} holds another training: {', '.join(changes)}; "
-            "set run to train beside it, or retrain=True to replace it."
+            f"set run to train beside it, or {RETRAIN}"
         )
 
 
@@ -58,9 +65,10 @@ def resume(training: Training, folder: Path, metadata: dict) -> Progress | None:
     if path is None:
         return None
     saved = checkpoint.load(path)
-    progress = restore(training, saved, folder)
-    distributed.run_on_main(lambda: checkpoint.prune(path.parent, keep=path))
-    print(
+    metadata["started"] = saved.metadata["started"]  # the same training, in another session
+    progress = restore(training, saved)
+    distributed.run_on_main(lambda: restore_files(saved, folder, path))
+    runtime.say(
         f"Fold {training.config.fold}: going on from step {saved.step} of {training.total_steps}, "
         f"{training.choice.name} on {metadata['device']}."
     )
@@ -78,9 +86,8 @@ def last_state(training: Training, folder: Path, metadata: dict) -> Path | None:
         return None
     state = max(states, key=lambda path: path.name)
     source = state.parent.parent
-    content = checkpoint.read_manifest(state)
     check_same_training(
-        content["metadata"], config, metadata["data"]["fingerprint"], source, training.choice.name
+        read_started(source), config, metadata["data"]["fingerprint"], source, training.choice.name
     )
     if source != folder:
         fetch(source, folder, state)
@@ -91,9 +98,10 @@ def fetch(source: Path, folder: Path, state: Path | None = None) -> None:
     """Copy an earlier session's fold, which may be read-only, with one of its states alone."""
     with atomic_folder(folder) as new:
         shutil.copytree(source, new, ignore=shutil.ignore_patterns("state"), dirs_exist_ok=True)
-        new.chmod(0o755)
         if state is not None:
             shutil.copytree(state, new / "state" / state.name)
+        for path in [new, *new.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def save_state(training: Training, folder: Path, metadata: dict, progress: Progress) -> None:
@@ -109,16 +117,24 @@ def save_state(training: Training, folder: Path, metadata: dict, progress: Progr
         "losses": torch.stack(training.losses).cpu() if training.losses else torch.zeros(0),
         "rows": progress.rows,
         "best": None if progress.best is None else torch.from_numpy(progress.best),
-        "best_digest": progress.best_digest,
         "seconds": progress.seconds,
     }
-    saved = checkpoint.Checkpoint(training.step, metadata, weights, rest)
+    best = None if progress.best is None else folder / "best"
+    saved = checkpoint.Checkpoint(training.step, metadata, weights, rest, best)
     distributed.run_on_main(lambda: checkpoint.save(folder / "state", saved))
     progress.saved = progress.seconds
 
 
+def restore_files(saved: checkpoint.Checkpoint, folder: Path, state: Path) -> None:
+    """Bring run.json and best/ to what they were when ``state`` was saved, whatever became of them since."""
+    write_json(folder / "run.json", saved.metadata)
+    if saved.best is not None:
+        checkpoint.copy_best(saved.best, folder / "best")
+    checkpoint.prune(state.parent, keep=state)
+
+
 @torch.no_grad()
-def restore(training: Training, saved: checkpoint.Checkpoint, folder: Path) -> Progress:
+def restore(training: Training, saved: checkpoint.Checkpoint) -> Progress:
     """Bring ``training`` to the state that ``save_state`` saved."""
     model, rest, values = training.model, saved.rest, saved.weights["model.safetensors"]
     for weight, (name, parameter) in zip(training.backend.weights(), model.named_parameters(), strict=True):
@@ -139,9 +155,5 @@ def restore(training: Training, saved: checkpoint.Checkpoint, folder: Path) -> P
         rest["random"]
     ):  # on more devices than before, the new ones begin with seeds of their own
         runtime.restore_random_states(rest["random"][process], training.backend.device)
-    progress = Progress(rest["rows"], seconds=rest["seconds"], saved=rest["seconds"])
-    # Killed after writing best/ and before its state, a run left newer weights there than it remembers. Going
-    # on, it comes to that evaluation again, which must then count as the best.
-    if rest["best"] is not None and digest(folder / "best" / "model.safetensors") == rest["best_digest"]:
-        progress.best, progress.best_digest = rest["best"].numpy(), rest["best_digest"]
-    return progress
+    best = None if rest["best"] is None else rest["best"].numpy()
+    return Progress(rest["rows"], best, seconds=rest["seconds"], saved=rest["seconds"])

@@ -13,10 +13,11 @@ from utils.data.folds import groups_of
 from utils.data.sources import KAGGLE_INPUT
 from utils.data.table import fingerprint
 from utils.machine.processes import run_in_process
-from utils.machine.runtime import display_path
+from utils.machine.runtime import display_path, say
 from utils.runs import artifacts
 from utils.runs.fold import fit_fold
 from utils.runs.resume import earlier_output
+from utils.runs.seal import RETRAIN, WAY_OUT, verify
 from utils.tasks import Task, add_folds, load_table, make_task
 
 #: Presets of which missing folds are trained on the spot, since that takes a minute.
@@ -55,8 +56,8 @@ class Run:
 def open_run(config: Config) -> Run:
     """The finished folds of ``output/<run>``, ``resume_from`` and attached Kaggle outputs.
 
-    Prints which folds are missing. Raises InputError if there is none, if they were trained with different
-    settings, or if the data have changed since.
+    Prints which folds are missing. Raises InputError if there is none, if any file of theirs is damaged, if
+    they were trained with different settings, or if the data have changed since.
     """
     folders = finished_folds(config)
     if not folders:
@@ -66,17 +67,34 @@ def open_run(config: Config) -> Run:
         )
     missing = [str(fold) for fold in range(config.n_folds) if fold not in folders]
     rest = f"; not trained: {', '.join(missing)}." if missing else ", all of them."
-    print(f"Folds {', '.join(map(str, folders))} of {config.run_name}{rest}")
+    say(f"Folds {', '.join(map(str, folders))} of {config.run_name}{rest}")
     config = common_config(folders, config.data)
     table = add_folds(load_table(config), config)
     for folder in folders.values():
         if artifacts.read_metadata(folder)["data"]["fingerprint"] != fingerprint(table, config):
-            raise InputError(f"the data have changed since {display_path(folder)} was trained; set data.")
-    by_fold = [artifacts.read_predictions(folder).assign(fold=fold) for fold, folder in folders.items()]
+            raise InputError(
+                f"the data have changed since {display_path(folder)} was trained; set data, or {RETRAIN}"
+            )
+    task = make_task(config, table)
+    by_fold = [read_checked(folder, fold, table, task).assign(fold=fold) for fold, folder in folders.items()]
     predictions = pd.concat(by_fold, ignore_index=True)
-    groups = dict(zip(table[config.id_column], groups_of(table, config), strict=True))
+    groups = dict(zip(table[config.id_column], groups_of(table, config, task.repeats_texts), strict=True))
     predictions["group"] = predictions["id"].map(groups)
-    return Run(config, make_task(config, table), folders, table, predictions)
+    return Run(config, task, folders, table, predictions)
+
+
+def read_checked(folder: Path, fold: int, table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """A fold's predictions.csv. Raises InputError unless it has the held-out ids and result.json's scores."""
+    predictions, where = artifacts.read_predictions(folder), display_path(folder / "predictions.csv")
+    if predictions["id"].tolist() != table.loc[table["fold"] == fold, task.config.id_column].tolist():
+        raise InputError(f"{where} holds other ids than the table's fold {fold}; {WAY_OUT}")
+    targets = task.values(predictions, "target")
+    for weights, known in artifacts.read_result(folder)["scores"].items():
+        scores = task.scores(targets, task.values(predictions, weights))
+        now, then = np.array([(scores[name], known[name]) for name in scores if name in known], float).T
+        if not np.allclose(now, then, rtol=1e-6, equal_nan=True):
+            raise InputError(f"{where} does not have the scores of result.json; {WAY_OUT}")
+    return predictions
 
 
 def common_config(folders: dict[int, Path], data: str) -> Config:
@@ -90,13 +108,13 @@ def common_config(folders: dict[int, Path], data: str) -> Config:
         if changes := [name for name in config.differences(other) if name != "fold"]:
             raise InputError(
                 f"{display_path(folders[fold])} was trained with another {changes[0]} than fold "
-                f"{config.fold}; train it again, or move it away."
+                f"{config.fold}; move one of them away, or {RETRAIN}"
             )
     return config
 
 
 def finished_folds(config: Config) -> dict[int, Path]:
-    """The folder of each finished fold, wherever it lies."""
+    """The folder of each finished fold, wherever it lies. Raises InputError for a damaged one."""
     folders = {}
     for fold in range(config.n_folds):
         candidates = [artifacts.fold_folder(config, fold)]
@@ -106,6 +124,7 @@ def finished_folds(config: Config) -> dict[int, Path]:
         attached = KAGGLE_INPUT.glob(f"**/{config.run_name}/fold-{fold}")  # outputs of other kernels
         finished = [folder for folder in [*candidates, *sorted(attached)] if artifacts.is_finished(folder)]
         if finished:
+            verify(finished[0])
             folders[fold] = finished[0]
     return folders
 
@@ -117,7 +136,7 @@ def train_missing_folds(config: Config, at_least: int = 2) -> None:
         if len(folders) >= at_least:
             return
         if fold not in folders:
-            print(f"Fold {fold} of {config.run_name} is missing; it is trained now.")
+            say(f"Fold {fold} of {config.run_name} is missing; it is trained now.")
             train_in_process(dataclasses.replace(like_finished(config, folders), fold=fold))
 
 

@@ -41,7 +41,7 @@ def retry_in_smaller_parts(
         if device.type == "cuda":
             torch.cuda.empty_cache()
         runtime.restore_random_states(states, device)
-        print(
+        runtime.say(
             f"Step {training.step + 1}: out of memory, so micro-batches are taken in {training.parts} parts "
             "from here."
         )
