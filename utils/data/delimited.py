@@ -5,7 +5,6 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -19,24 +18,24 @@ def read_delimited(data: bytes, where: str) -> pd.DataFrame:
     stated = re.match(rb'"?sep=(.)"?\r?\n', data, re.IGNORECASE)  # Excel's own first line
     data = data[stated.end() :] if stated else data
     separator = stated[1].decode("latin-1") if stated else _separator(data)
+    header = _first_records(data, separator)[0]
+    padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+    options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
     commas = SEPARATORS.get(separator, repr(separator))
-    header: list[str] = []
+    columns = f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
     try:
-        header = next(_records(data, separator), [])
-        padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
-        options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
         table = pd.read_csv(io.BytesIO(data), encoding="utf-8", **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         reason = reason.replace("EOF inside string starting at", "a quote is never closed from")
+        advice = f"quote the texts that hold {commas}, and double the quotes in them"
         raise InputError(
-            f"{where} cannot be read as a CSV table with {_count(header)} ({reason}); quote the texts that "
-            f"hold {commas}, and double the quotes in them."
+            f"{where} cannot be read as a CSV table ({reason}) with {columns}; {advice}."
         ) from None
     check_unique(header, where)
     if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
         raise InputError(
-            f"{where} has rows with more fields than {_count(header)}; quote the texts that hold {commas}."
+            f"{where} has rows with more fields than {columns}; quote the texts that hold {commas}."
         )
     table = table.fillna("")  # of rows shorter than the header
     check_swallowed(table, separator, where)
@@ -60,18 +59,17 @@ def _separator(data: bytes) -> str:
 
     Where none does, rows are at fault, and it is the one that gives the header the most.
     """
-    widths: dict[str, list[int]] = {separator: [] for separator in SEPARATORS}
-    for separator, counts in widths.items():
-        with contextlib.suppress(csv.Error):  # a field of more than 128 KiB
-            counts += map(len, itertools.islice(_records(data, separator), 200))
-        if counts and counts[0] > 1 and len(set(counts)) == 1:
-            return separator
-    return max(widths, key=lambda separator: widths[separator][:1])
+    widths = {separator: [*map(len, _first_records(data, separator))] for separator in SEPARATORS}
+    fitting = [separator for separator, (first, *rest) in widths.items() if first > 1 and {*rest} <= {first}]
+    return fitting[0] if fitting else max(widths, key=lambda separator: widths[separator][0])
 
 
-def _records(data: bytes, separator: str) -> Iterator[list[str]]:
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
-    return filter(None, csv.reader(text, delimiter=separator))
+def _first_records(data: bytes, separator: str) -> list[list[str]]:
+    """The header and up to 199 rows."""
+    text, records = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=""), []
+    with contextlib.suppress(csv.Error):  # a field of more than 128 KiB
+        records += itertools.islice(filter(None, csv.reader(text, delimiter=separator)), 200)
+    return records or [[]]
 
 
 def check_swallowed(table: pd.DataFrame, separator: str, where: str) -> None:
