@@ -97,6 +97,8 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
         with lock_fold(folder):
             parts = [folder / name for name in (*artifacts.WEIGHTS, "snapshots")]
             distributed.run_on_main(lambda: remove_leftovers(folder, *parts))
+            if not config.retrain and artifacts.is_finished(folder):
+                return  # put back just now, or finished by another run while this one was prepared
             distributed.run_on_main(lambda: check_disk_space(training, folder))
             progress = resume(training, folder, metadata)
             if progress is None:  # the first thing that replaces an earlier training

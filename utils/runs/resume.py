@@ -1,5 +1,6 @@
 """Resuming a fold where an earlier run was stopped: what is saved, compared and restored."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -25,10 +26,11 @@ def earlier_output(config: Config) -> Path | None:
         return None
     root, name = Path(config.resume_from), f"fold-{config.fold}"
     candidates = [root, root / name, root / config.run_name / name, root / "output" / config.run_name / name]
-    for folder in candidates:
+    possible = [folder for folder in candidates if os.path.isdir(folder.parent)]
+    for folder in possible:
         if folder.name == name and artifacts.is_fold(folder):
             return folder
-    others = [other for folder in candidates[1:] for other in folder.parent.glob("fold-*")]
+    others = [other for folder in possible if folder != root for other in folder.parent.glob("fold-*")]
     if not any(map(artifacts.is_fold, others)):
         raise InputError(
             f"resume_from={config.resume_from!r} holds no fold of run {config.run_name!r}; check the path."
