@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from batch.parameters import check_names, parse_values
-from utils.config import PRESETS, Config, InputError
+from batch.parameters import parse_values
+from utils.config import PRESETS, Config, InputError, check_names
 from utils.data.table import fingerprint
 from utils.machine import runtime
 from utils.machine.encoders import read_encoder_config
@@ -65,7 +65,7 @@ def expand(parameters: dict) -> list[Job]:
     Raises InputError for unknown names and invalid values, and for combinations that would share a folder.
     """
     check_names(parameters)
-    axes = {name: parse_values(name, value) for name, value in parameters.items() if value is not None}
+    axes = {name: parse_values(name, value) for name, value in parameters.items()}
     folds = axes.pop("fold", None)
     jobs = []
     for values in itertools.product(*axes.values()):
@@ -129,7 +129,7 @@ def check(jobs: list[Job]) -> None:
 def group_by_data(jobs: list[Job]) -> list[list[Job]]:
     """Jobs that share a table and its folds, so that each table is read once."""
     names = ("task", "data", "id_column", "text_column", "target_columns", "group_column", "max_rows")
-    key = operator.attrgetter(*names, "n_folds", "fold_by", "seed")
+    key = operator.attrgetter(*names, "n_folds", "fold_by", "exact_copies", "near_copies", "seed")
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         groups.setdefault(key(job.config), []).append(job)

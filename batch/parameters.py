@@ -3,13 +3,11 @@
 import argparse
 import dataclasses
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from utils.config import Config, InputError
+from utils.config import Config, InputError, check_names
 
 SINGLE = ("run", "output_dir", "resume_from")  # a comma in these is part of the name
 TYPES = {field.name: field.type for field in dataclasses.fields(Config)}
@@ -53,21 +51,22 @@ def parse_options(words: list[str]) -> dict[str, str]:
     return parameters
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Raise InputError for a name that is not a field of Config, suggesting the nearest one."""
-    defaults: dict[str, Any] = dict.fromkeys(set(names) - {"preset"})
-    Config.make(**defaults)
-
-
 def read_yaml(path: str) -> dict:
     """The parameters in a YAML file: names and values; a list of values makes a grid."""
     try:
-        parameters = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if alias := next((token for token in yaml.scan(text) if isinstance(token, yaml.AliasToken)), None):
+            # each repeats what it names, and aliases of aliases fill any memory
+            line = alias.start_mark.line + 1
+            raise InputError(f"{path} has an alias, *{alias.value}, in line {line}; write out what it names.")
+        parameters = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8'})."
         ) from None
-    except yaml.YAMLError as error:
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-45
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{path} is not YAML{line}; write NAME: VALUE.") from None
@@ -79,6 +78,8 @@ def read_yaml(path: str) -> dict:
 def parse_values(name: str, value) -> list:
     """The values of one parameter: "1,2,5-7", "a,b", a list from YAML, or the value itself."""
     plural = str(TYPES[name]).startswith("tuple")
+    if value is None:  # an empty value in YAML, which Config refuses unless it means "none"
+        return [value]
     if name in SINGLE:
         if isinstance(value, list):
             raise InputError(f"{name}={value!r} cannot be used; it takes one value.")

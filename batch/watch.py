@@ -15,13 +15,13 @@ from rich.table import Table
 from batch.grid import Job
 from utils.tasks import make_task
 
-console = Console()
+console = Console(markup=False, emoji=False)  # brackets and colons in names mean nothing
 
 
 def say(text: str, style: str | None = None) -> None:
-    """Print a line as it is: not wrapped, since a log has no width, and brackets are not markup."""
+    """Print a line as it is: not wrapped, since a log has no width."""
     with contextlib.suppress(OSError):  # the terminal has been closed
-        console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, style=style, highlight=False, soft_wrap=True)
 
 
 class State(StrEnum):

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -126,7 +127,8 @@ def make_table(config: Config, rows: int) -> pd.DataFrame:
     table = load_table(config)
     copies = -(-rows // len(table))
     table = pd.concat([table] * copies, ignore_index=True).iloc[:rows]
-    return add_folds(table.assign(**{config.id_column: [f"row {i}" for i in range(rows)]}), config)
+    table = table.assign(**{config.id_column: [f"row {i}" for i in range(rows)]})
+    return add_folds(table, replace(config, exact_copies="split"))
 
 
 def fixed_step(training: Training, batch_size: int, length: int) -> Callable[[], None]:

@@ -48,6 +48,7 @@ def fold(path: str) -> dict:
             precision="fp32",
             swa_start=0,
             fold_by="kfold",
+            exact_copies="split",
             max_rows=0,
             output_dir=folder,
         )

@@ -10,6 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 from transformers import (
+    AutoModel,
+    AutoTokenizer,
     BertConfig,
     DebertaV2Config,
     DistilBertConfig,
@@ -20,6 +22,7 @@ from transformers import (
 
 from utils.config import Config
 from utils.machine import runtime
+from utils.machine.encoders import make_tiny_encoder
 from utils.tasks import add_folds, load_table
 
 SHAPE = {
@@ -44,6 +47,15 @@ FAMILIES = {
     "distilbert": DistilBertConfig(dim=32, n_layers=3, n_heads=2, hidden_dim=48, vocab_size=99),
     "modernbert": ModernBertConfig(**SHAPE, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1),
 }
+
+
+def save_encoder(folder, config, **tokenizer):
+    """A random encoder of a config, with the tiny encoder's tokenizer, changed as said; the folder."""
+    model = AutoModel.from_config(config)
+    model.save_pretrained(folder)
+    made = AutoTokenizer.from_pretrained(make_tiny_encoder(folder.parent / "tiny-encoder"), **tokenizer)
+    made.save_pretrained(folder)
+    return folder
 
 
 def pytest_addoption(parser):

@@ -139,19 +139,30 @@ FOLD = {"reading, s", "tokenising, s", "the fold, s", "table and tokens, GiB", "
             ["--one", "phases", *SMALL],
             STEP | {"tokenise", "averaging", "saving a state", "evaluation, tokens/s"},
         ),
-        ("throughput", ["--one", "ours", *SMALL], {"tokens_per_second", "to_first_step", "peak_gib"}),
-        (
+        pytest.param(
+            "throughput",
+            ["--one", "ours", *SMALL],
+            {"tokens_per_second", "to_first_step", "peak_gib"},
+            marks=pytest.mark.full,
+        ),
+        pytest.param(
             "parts",
             ["--one", "as trained", "--precision", "fp32", "--batch", "2", "--length", "16"],
             {"seconds", "peak_gib"},
+            marks=pytest.mark.full,
         ),
-        ("parts", ["--one", "MADGRAD, ours"], {"seconds", "traffic_seconds"}),
-        ("growth", ["--one", "data/sample/train.csv"], FOLD),
-        ("growth", ["--one", "64,4,2"], {"a step, s", "activations, GiB"}),
-        (
+        pytest.param(
+            "parts", ["--one", "MADGRAD, ours"], {"seconds", "traffic_seconds"}, marks=pytest.mark.full
+        ),
+        pytest.param("growth", ["--one", "data/sample/train.csv"], FOLD, marks=pytest.mark.full),
+        pytest.param(
+            "growth", ["--one", "64,4,2"], {"a step, s", "activations, GiB"}, marks=pytest.mark.full
+        ),
+        pytest.param(
             "quality",
             ["--one", "published", "--preset", "tiny", "--rows", "20", "--published-epochs", "7"],
             {"rows", "held_out", "curve"},
+            marks=pytest.mark.full,
         ),
         ("quality", ["--one", "ours", "--preset", "tiny"], {"precision", "curve", "spent", "whole"}),
     ],
@@ -169,6 +180,7 @@ def test_every_measurement_runs_and_returns_what_the_page_needs(module, options,
         assert all(seconds > 0 for seconds in result["spent"].values()), "none of them is timed in vain"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("module", "words", "sentence"),
     [

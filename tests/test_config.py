@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import CHOICES
-from utils.config import PRESETS, Config, InputError, check_choice
+from utils.config import PRESETS, Config, InputError, check_choice, nearest
 
 PARAMETERS = """# Parameters: ours
 from typing import Optional
@@ -41,8 +42,16 @@ def test_overrides_are_coerced_to_the_fields_types():
     assert config.run == "1"
 
 
-def test_none_leaves_the_presets_value():
-    assert Config.make("commonlit_original", lr=None) == Config.make("commonlit_original")
+@pytest.mark.parametrize("value", [None, "None", "none"])
+@pytest.mark.parametrize("field", dataclasses.fields(Config), ids=lambda field: field.name)
+def test_none_is_a_choice_or_refused_and_never_dropped(field, value):
+    """Open sets and free texts take "None" as the name it may be."""
+    free = field.type is str and "choices" not in field.metadata and field.name != "preset"
+    if "none" in field.metadata.get("choices", ()):
+        assert getattr(Config.make("demo", **{field.name: value}), field.name) == "none"
+    elif value is None or (not free and field.name != "target_columns"):
+        with pytest.raises(InputError, match=f"{field.name}='?[Nn]one'? (is no value|cannot|is not known)"):
+            Config.make(**{field.name: value})
 
 
 @pytest.mark.parametrize(
@@ -81,10 +90,30 @@ def test_an_invalid_setting_is_one_sentence(overrides, words):
     assert caught.value._render_traceback_() == [f"InputError: {caught.value}"]
 
 
+def test_a_name_in_a_message_cannot_steer_a_terminal():
+    names = ["\x1b[31mred", "two\nlines", "\x9b31mred\x07"]
+    assert nearest("unknown", names) == "choose one of: 31mred, [31mred, two lines."
+
+
 def test_a_notebook_passes_its_parameters():
     namespace = run_cells(PARAMETERS, "# Parameters\nfold = 3\nlayer_decay = 0.8\n", "unrelated = 1")
     config = Config.from_notebook(namespace)
     assert (config.preset, config.fold, config.layer_decay) == ("tiny", 3, 0.8)
+
+
+@pytest.mark.parametrize("cell", ["averaging = None", "averaging = 'None'", 'averaging: str = "none"'])
+def test_none_in_papermills_cell_counts(cell):
+    """``papermill -p averaging None`` writes None, which in the notebook's own cell means the preset's."""
+    cells = [PARAMETERS + "averaging: Optional[str] = None\n", f"# Parameters\n{cell}\n"]
+    assert Config.from_notebook(run_cells(*cells)).averaging == "none"
+    assert Config.from_notebook(run_cells(cells[0])) == Config.make("tiny")
+
+
+def test_none_in_papermills_cell_where_it_means_nothing():
+    with pytest.raises(InputError, match="lr=None is no value; leave lr out to have the preset's"):
+        Config.from_notebook(run_cells(PARAMETERS, "# Parameters\nlr = None\n"))
+    namespace = run_cells(PARAMETERS + "ensemble = None\n", "# Parameters\nensemble = None\n")
+    assert Config.from_notebook(namespace, extra=("ensemble",)) == Config.make("tiny")
 
 
 def test_a_typo_in_papermills_parameters_is_an_error():

@@ -95,9 +95,12 @@ def files(draw):
     return text.encode(draw(ENCODINGS), errors="replace")
 
 
+FOLD_BY = CHOICES["fold_by"]
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(content=b'"\n",some words 0,0.0\nr1,some words 1,0.5\n', fold_by="kfold", n_folds=2)
-@given(content=files(), fold_by=st.sampled_from(["kfold", "stratified", "group"]), n_folds=st.integers(2, 6))
+@given(content=files(), fold_by=st.sampled_from(FOLD_BY), n_folds=st.integers(2, 6))
 def test_any_file_makes_a_table_or_a_sentence(content, fold_by, n_folds, tmp_path):
     path = tmp_path / "train.csv"
     path.write_bytes(content)

@@ -14,7 +14,9 @@ import papermill
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
 
+from tests import hostile
 from utils.machine import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -74,6 +76,7 @@ def test_a_notebook_in_another_directory_asks_for_suite_root(tmp_path, parameter
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.full
 def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     """A field of Config need not be in the parameters cell (layer_dropout) to be set."""
     options = {
@@ -94,6 +97,7 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     assert metadata["config"]["layer_dropout"] == 0.1
 
 
+@pytest.mark.full
 def test_the_demo_learns(tmp_path, parameters):
     """`make run`'s encoder and data, started in the same way, but for two epochs instead of five."""
     short = ["-p", "preset", "demo", "-p", "epochs", "2", "-p", "swa_start", "1", *parameters[:3]]
@@ -110,7 +114,11 @@ def test_the_demo_learns(tmp_path, parameters):
     [
         (["-p", "fld", "3"], "InputError: 'fld' is not a parameter; did you mean 'fold'?"),
         pytest.param(["-p", "fold", "9"], "InputError: fold=9 does not exist", marks=pytest.mark.full),
-        (["-p", "data", "nowhere.csv"], "InputError: data='nowhere.csv' is not a file"),
+        pytest.param(
+            ["-p", "data", "nowhere.csv"],
+            "InputError: data='nowhere.csv' is not a file",
+            marks=pytest.mark.full,
+        ),
         pytest.param(["-p", "text_column", "words"], "has no column 'words'", marks=pytest.mark.full),
     ],
 )
@@ -150,6 +158,7 @@ def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
     assert "it/s" not in text
 
 
+@pytest.mark.full
 def test_setup_builds_apex_where_it_is_asked_for_and_says_where_it_cannot_be(tmp_path, monkeypatch):
     """With a stand-in for bash; tests/test_setup.py tests what setup.sh --apex does."""
     (tmp_path / "bin").mkdir()
@@ -247,6 +256,22 @@ def test_lit_says_in_a_sentence_what_is_missing(tmp_path, parameters, name, valu
     done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *settings, *parameters, cwd=tmp_path)
     assert done.returncode != 0
     assert re.search(f"InputError: .*{re.escape(sentence)}", done.stderr)
+
+
+@pytest.mark.full
+def test_nothing_of_a_table_runs_in_a_notebooks_page(tmp_path, parameters):
+    """Ids, texts, labels, names of columns and parameters that are markup, in the pages nbconvert makes."""
+    hostile.make_table().to_csv(tmp_path / "train.csv", index=False)
+    hostile.make_table(12).to_csv(tmp_path / "test.csv", index=False)
+    options = {"preset": "tiny", "data": str(tmp_path / "train.csv"), "swa_every": "1", **hostile.COLUMNS}
+    settings = [*parameters, *(word for name, value in options.items() for word in ("-p", name, value))]
+    for notebook in (TRAINING, EVALUATION, INTERPRETATION, SUBMISSION):
+        extra = ["-p", "low_precision", "False", "-p", "grid", "3"] if notebook == EVALUATION else []
+        done = run_papermill(notebook, tmp_path / notebook.name, *settings, *extra, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        page = hostile.check_page(HTMLExporter().from_filename(tmp_path / notebook.name)[0])
+        shown = [string for string in hostile.STRINGS if string in page]
+        assert len(shown) > 6, notebook.name
 
 
 # --- what is committed --------------------------------------------------------------------------------------

@@ -2,39 +2,18 @@
 
 import ast
 import dataclasses
-import difflib
 import json
 import math
 import typing
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from utils.errors import InputError, check_choice, nearest
 from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
-
-
-class InputError(ValueError):
-    """The user's input cannot be used; the message is one sentence: what is wrong, where, and what to do."""
-
-    def _render_traceback_(self):
-        """What IPython shows instead of a traceback, which would not help."""
-        return [f"{type(self).__name__}: {self}"]
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    """The end of an error message: the valid name closest to ``name``, or all of them."""
-    valid = sorted(" ".join(str(option).split()) for option in valid)  # a column's name may hold newlines
-    close = difflib.get_close_matches(name, valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose one of: {', '.join(valid)}."
-
-
-def check_choice(name: str, value, valid: Collection[str]) -> None:
-    """Raise InputError, with the nearest valid name, unless the setting's ``value`` is one of ``valid``."""
-    if value not in list(valid):
-        raise InputError(f"{name}={value!r} is not known; {nearest(str(value), valid)}")
+_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
 
 
 def choice(default: str, *others: str) -> typing.Any:
@@ -47,10 +26,7 @@ def number(default: float, *, least: float = 0, most: float = math.inf) -> typin
     return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
-_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
-
-
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 
@@ -72,7 +48,9 @@ class Config:
     # folds
     n_folds: int = number(5, least=2)
     fold: int = number(0)  # the held-out fold
-    fold_by: str = choice("kfold", "stratified", "group")
+    fold_by: str = choice("kfold", "stratified", "group", "column")  # column: the table's own, named fold
+    exact_copies: str = choice("group", "split")  # group: rows with the same text stay in one fold
+    near_copies: str = choice("split", "group")  # and those with nearly the same (utils/data/copies.py)
     seed: int = number(2021, most=2**32 - 1)
     # model
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
@@ -166,15 +144,15 @@ class Config:
 
     @classmethod
     def make(cls, /, preset: str = "demo", **overrides) -> "Config":
-        """The preset's Config with ``overrides`` applied; an override of None leaves the preset's value.
+        """The preset's Config with ``overrides`` applied.
 
-        Values are coerced to the field's type (``"a,b"`` to ``("a", "b")``, 3.0 to 3, ``"1e-4"`` to 0.0001).
+        Values are coerced to the field's type (``"a,b"`` to ``("a", "b")``, 3.0 to 3, ``"1e-4"`` to 0.0001),
+        None to "none" where that is a choice.
         """
         check_choice("preset", preset, PRESETS)
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(overrides) - set(types)):
-            raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], types)}")
-        values = {n: _coerce(n, value, types[n]) for n, value in overrides.items() if value is not None}
+        check_names(overrides)
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        values = {name: _coerce(fields[name], value) for name, value in overrides.items()}
         return cls(**{"preset": preset, **PRESETS[preset], **values})
 
     @classmethod
@@ -186,7 +164,8 @@ class Config:
 
         Args:
             namespace: the notebook's ``globals()``, where IPython keeps the executed cells' source as ``In``.
-                Only the latest parameters cell and cells injected after it count: cells may run twice.
+                Only the latest parameters cell and cells injected after it count: cells may run twice. A None
+                of the former leaves the preset's value.
             extra: names of further parameters, which belong to the notebook and are not settings of a run.
         """
         cells = namespace.get("In", [])
@@ -197,7 +176,8 @@ class Config:
             )
         latest, *later = cells[starts[-1] :]
         injected = [cell for cell in later if cell.startswith(PARAMETERS_MARK)]
-        names = [name for cell in [latest, *injected] for name in _assigned_names(cell)]
+        given = [name for cell in injected for name in _assigned_names(cell)]
+        names = [name for name in _assigned_names(latest) if namespace[name] is not None] + given
         overrides = {name: namespace[name] for name in names if name not in extra}
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
@@ -210,11 +190,18 @@ class Config:
         return dataclasses.asdict(self)
 
 
-#: Fields that a resumed training may change: they say where, how often and for how long. (``data`` is a path;
-#: the fingerprint of the rows tells whether their content is the same.)
-_LOCATION = {"preset", "run", "output_dir", "data", "resume_from"}
+#: Fields that a resumed training may change: they say where, how often and for how long. (The fingerprint
+#: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
+_DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _LOCATION | _EXECUTION
+MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from"}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise InputError for a name that is not a field of Config, suggesting the nearest one."""
+    known = [field.name for field in dataclasses.fields(Config)]
+    if unknown := sorted(set(names) - set(known)):
+        raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], known)}")
 
 
 def _check_limits(name: str, value: float, least: float, most: float) -> None:
@@ -232,8 +219,13 @@ def _assigned_names(source: str) -> list[str]:
     return names
 
 
-def _coerce(name: str, value, field_type):
-    """``value`` as the type of the field ``name``, or InputError."""
+def _coerce(field: dataclasses.Field, value):
+    """``value`` as the field's type, or InputError."""
+    name, field_type = field.name, typing.cast(typing.Any, field.type)
+    if str(value) == "None" and "none" in field.metadata.get("choices", ()):
+        return "none"
+    if value is None:
+        raise InputError(f"{name}=None is no value; leave {name} out to have the preset's.")
     try:
         if typing.get_origin(field_type) is tuple:
             parts = value.split(",") if isinstance(value, str) else value

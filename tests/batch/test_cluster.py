@@ -47,6 +47,7 @@ def lose_second_machine(cluster):
     cluster.remove_node(cluster.second, allow_graceful=False)
 
 
+@pytest.mark.full
 def test_the_folds_finish_though_the_cluster_loses_a_machine(cluster, tmp_path, uninterrupted):
     batch = start(*words_for(cluster), cwd=tmp_path)
     for fold in (0, 1):

@@ -107,7 +107,9 @@ def test_yaml_says_the_same_and_the_command_line_counts_more(tmp_path):
     assert [(job.config.seed, job.config.fold) for job in jobs] == [(1, 3), (2, 3)]
     assert jobs[0].config.target_columns == ("a", "b"), "a list of names is one value of this one"
     assert len(grid.expand({"target_columns": [["a"], ["a", "b"]], "fold": 0})) == 2
-    assert len(grid.expand({"fold": None})) == 5, "as if it were not there"
+    with pytest.raises(InputError, match="fold=None is no value; leave fold out"):
+        grid.expand({"fold": None})
+    assert grid.expand({"averaging": None, "fold": 0})[0].config.averaging == "none"
     assert grid.expand({"run": 7, "fold": 0, "seed": [1, 2]})[0].config.run_name == "7-seed-1"
     with pytest.raises(InputError, match=r"run=\['a', 'b'\] cannot be used; it takes one value"):
         grid.expand({"run": ["a", "b"]})
@@ -144,6 +146,12 @@ def test_what_cannot_be_is_refused_in_a_sentence(words, sentence, workspace):
     assert str(caught.value) == sentence
 
 
+#: Ten lines that stand for 10**9 values, by lists of aliases and by merged mappings.
+BOMB = b"a0: &a0 {x: 1}\n" + b"".join(
+    b"a%d: &a%d {<<: [%s]}\n" % (i + 1, i + 1, b", ".join([b"*a%d" % i] * 10)) for i in range(9)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -151,6 +159,11 @@ def test_what_cannot_be_is_refused_in_a_sentence(words, sentence, workspace):
         (b"- fold", "holds no parameters; write a line NAME: VALUE for each."),
         (b"", "holds no parameters; write a line NAME: VALUE for each."),
         (b"3: 4", "holds no parameters; write a line NAME: VALUE for each."),
+        (b"a: &a [1]\nlr: *a", "has an alias, *a, in line 2; write out what it names."),
+        (BOMB, "has an alias, *a0, in line 2; write out what it names."),
+        (b"a: &a [*a]", "has an alias, *a, in line 1; write out what it names."),
+        (b"a: " + b"[" * 5000, "is not YAML; write NAME: VALUE."),
+        (b"lr: 2020-13-45", "is not YAML; write NAME: VALUE."),
         (b"\xff\xfe\xfa", "cannot be read (not UTF-8)."),
         (None, "cannot be read (No such file or directory)."),
     ],

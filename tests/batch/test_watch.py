@@ -61,6 +61,13 @@ def test_a_log_has_a_line_for_each_change(workspace, capsys):
     assert capsys.readouterr().out == "tiny, fold 1 · waiting\n"
 
 
+def test_brackets_and_colons_in_the_name_of_a_run_mean_nothing(workspace):
+    (job,) = grid.expand({"preset": "tiny", "fold": 1, "run": "[red]:smile:"})
+    with watch.console.capture() as capture:
+        watch.console.print(watch.live_table([watch.Status(job)], ""), width=120)
+    assert "[red]:smile:, fold 1" in capture.get()
+
+
 def test_the_summary_keeps_other_folds(workspace):
     path = workspace / "summary.csv"
     for folds in ("0-1", "1-2"):

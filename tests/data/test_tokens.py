@@ -7,7 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from utils.data import tokens
 from utils.data.table import check_table
@@ -112,3 +113,25 @@ def test_extras_are_padded_with_the_tokens_on_the_tokenizers_side(rows, plain, w
         torch.cat([one.extras["distance"], other.extras["distance"]]), batch.extras["distance"]
     )
     assert torch.equal(one.inputs["input_ids"], batch.inputs["input_ids"][:1])
+
+
+@pytest.mark.parametrize(
+    ("special", "expected"),
+    [
+        ({"eos_token": "</s>", "pad_token": "[PAD]"}, "</s>"),
+        ({"bos_token": "<s>", "unk_token": "[UNK]", "pad_token": "[PAD]"}, "<s>"),
+        ({"unk_token": "[UNK]", "pad_token": "[PAD]"}, "[UNK]"),
+        ({"pad_token": "[PAD]"}, "[PAD]"),
+        ({}, "a"),
+    ],
+)
+def test_a_text_without_tokens_is_read_as_one(special, expected):
+    """As by GPT-2's tokenizer, which adds no special tokens."""
+    vocabulary = {"a": 0, "b": 1, "[PAD]": 2, "[UNK]": 3, "</s>": 4, "<s>": 5}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
+    encoded, lengths = tokens.tokenize(["a b", "", "b"], tokenizer, 8)
+    assert lengths == [2, 1, 1]
+    assert encoded["input_ids"].tolist() == [0, 1, vocabulary[expected], 1]
+    assert {len(values) for values in encoded.values()} == {4}

@@ -1,34 +1,56 @@
-"""LIT's page in a real browser. Skipped where there is no Chromium."""
+"""LIT's page in a real browser, and what other pages can make of it. Skipped where there is no Chromium."""
 
 import io
 import re
 import shutil
+import threading
+from dataclasses import replace
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Response
 
+from tests import hostile
 from tests.lit.conftest import text_of
+from utils.lit.guard import Guard
+from utils.lit.run import start
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @pytest.fixture
-def page(lit):
+def page():
+    """An empty page, for which evil.example is this machine. It may not break the policy of any other."""
     if not CHROMIUM:
         pytest.skip("needs Chromium")
     from playwright.sync_api import sync_playwright
 
+    options = {"executable_path": CHROMIUM, "timeout": 120_000}
+    options["args"] = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=120_000)
+        browser = playwright.chromium.launch(**options)
         # In a narrower window, a bare machine's fallback fonts hide the editor's buttons.
         page = browser.new_page(viewport={"width": 2200, "height": 1400})
-        page.route("**/*", lambda route: route.continue_() if lit.url in route.request.url else route.abort())
         page.set_default_timeout(60_000)
-        page.goto(f"{lit.url}?models=fold+0+averaged,fold+1+averaged")
-        page.wait_for_selector("lit-data-table tbody tr")
+        page.messages = []
+        page.on("console", lambda message: page.messages.append(message.text))
+        page.on("pageerror", lambda error: page.messages.append(str(error)))
         yield page
         browser.close()
+
+
+def violations(page):
+    return [message for message in page.messages if "Content Security Policy" in message]
+
+
+def open_lit(page, lit, parameters):
+    """LIT's page, without the internet's fonts."""
+    page.route("**/*", lambda route: route.continue_() if lit.url in route.request.url else route.abort())
+    page.goto(f"{lit.url}?{parameters}")
+    page.wait_for_selector("lit-data-table tbody tr")
 
 
 def wait_until_drawn(canvas, unlike=None):
@@ -56,9 +78,10 @@ def wait_for_score(module, expected):
     raise AssertionError(f"the page shows {shown}, not {expected:.3f}")
 
 
-def test_the_page_shows_edits_colours_points_and_two_models(page, rows, explainer):
+def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, explainer):
     from playwright.sync_api import expect
 
+    open_lit(page, lit, "models=fold+0+averaged,fold+1+averaged")
     canvas = page.locator("embeddings-module canvas").first
     table_rows = page.locator("lit-data-table tbody tr")
     nothing_chosen = wait_until_drawn(canvas)
@@ -86,3 +109,105 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, rows, explaine
     chips.first.wait_for()
     colours = chips.evaluate_all("chips => chips.map(chip => getComputedStyle(chip).backgroundColor)")
     assert len(set(colours)) > 5
+
+    # The other questions: each tab draws something, and nothing on the page is against its policy.
+    for tab in ("Predictions", "Salience Clustering", "Metrics", "Counterfactuals", "TCAV"):
+        page.get_by_text(tab, exact=True).first.click()
+        page.wait_for_timeout(500)
+    assert not violations(page)
+
+
+#: Every element of a page with an attribute that would run a script, or that loads what a text names.
+FOREIGN = """() => {
+  const found = [], look = root => root.querySelectorAll("*").forEach(element => {
+    const names = element.getAttributeNames();
+    const own = !element.matches("img:not([src^=static]), iframe, object, b, form");
+    if (!own || names.some(name => name.startsWith("on")))
+      found.push(element.outerHTML);
+    if (element.shadowRoot) look(element.shadowRoot);
+  });
+  look(document);
+  return found;
+}"""
+
+
+def test_texts_labels_and_columns_are_text_on_the_page(page, trained, alone):
+    """LIT takes long names of columns, and the labels that points are coloured by, for Markdown."""
+    column = f"{hostile.STRINGS[1]} and a long name that is cut off and shown in full under the mouse"
+    labels = [hostile.STRINGS[i % len(hostile.STRINGS)] for i in range(len(trained.table))]
+    texts = [f"{label} {text}" for label, text in zip(labels, trained.table["excerpt"], strict=True)]
+    table = trained.table.assign(**{"excerpt": texts, column: labels})
+    lit = start(replace(trained, table=table), texts=24)
+    dialogs = []
+    page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
+    open_lit(page, lit, f"models=fold+0+averaged&color_by={quote(column)}")
+    page.locator("color-legend").get_by_text("hostile").first.wait_for(state="attached")
+    assert page.locator("lit-tooltip .tooltip-text").filter(has_text="hostile").count() >= 6
+    assert page.evaluate(FOREIGN) == []
+    assert not dialogs
+    assert not violations(page)
+
+
+@pytest.fixture
+def elsewhere():
+    """A server on another port. It answers everything with ``elsewhere.page``."""
+
+    def app(environ, start_response):
+        return Response(server.page, content_type="text/html")(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+ATTACK = """<body><script>
+const lit = "%LIT%", script = "<script>(opener || parent).postMessage('ran', '*')</scr" + "ipt>";
+const error = `${lit}get_preds?dataset_name=x&model=${encodeURIComponent(script)}`;
+window.caught = [];
+window.onmessage = event => window.caught.push(event.data);
+for (const [name, url] of Object.entries({page: lit, error, data: `${lit}get_dataset?dataset_name=%DATA%`})) {
+  const frame = document.body.appendChild(document.createElement("iframe"));
+  Object.assign(frame, {name, src: url, width: 1500, height: 900});
+}
+const code = document.body.appendChild(document.createElement("script"));
+code.src = `${lit}get_info`;
+const form = document.body.appendChild(document.createElement("form"));
+Object.assign(form, {action: error, method: "post", enctype: "text/plain", target: "posted"});
+document.body.appendChild(document.createElement("iframe")).name = "posted";
+form.submit();
+window.open(error);
+fetch(error, {method: "post", mode: "no-cors"});
+fetch(`${lit}get_dataset?dataset_name=%DATA%`, {method: "post"}).then(
+  answer => answer.text()).then(text => window.caught.push(text)).catch(() => 0);
+</script>"""
+
+
+@pytest.mark.parametrize("name", ["localhost", "evil.example"])
+def test_a_page_elsewhere_can_open_the_page_and_read_and_run_nothing(page, lit, elsewhere, monkeypatch, name):
+    """A page of another site, under this machine's name or one that an attacker made to mean it."""
+    elsewhere.page = ATTACK.replace("%LIT%", lit.url).replace("%DATA%", "fold+0+held+out")
+    came, original = [], Guard._refusal
+
+    def watched(guard, request):
+        refusal = original(guard, request)
+        came.append((request.method, request.path, bool(refusal)))
+        return refusal
+
+    monkeypatch.setattr(Guard, "_refusal", watched)
+    page.goto(f"http://{name}:{elsewhere.port}/")
+    if name == "localhost":  # as a notebook's server on another port
+        page.frame_locator("iframe[name=page]").locator("lit-data-table tbody tr").first.wait_for()
+    page.wait_for_timeout(2000)
+    framed = page.locator("iframe[name=page]").element_handle().content_frame()
+    assert framed.url.startswith(lit.url if name == "localhost" else "chrome-error:")
+    assert page.evaluate("window.caught") == []
+    refused = {(method, path) for method, path, refusal in came if refusal}
+    sent = {"GET": ("get_preds", "get_dataset", "get_info"), "POST": ("get_preds", "get_dataset")}
+    assert refused == {(method, f"/{path}") for method, paths in sent.items() for path in paths}
+
+
+def test_another_name_for_this_machine_is_refused(page, lit):
+    answer = page.goto(f"http://evil.example:{lit.port}/")
+    assert answer.status == 403
+    assert "is not one of LIT's names" in page.content()

@@ -1,6 +1,9 @@
 import json
+import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from utils.machine import files, runtime
 
@@ -45,3 +48,21 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
         (tmp_path / name / "new").mkdir(parents=True)
     files.remove_leftovers(tmp_path / "best", tmp_path / "averaged")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".last-abc123", "best", "state"]
+
+
+@pytest.mark.parametrize(("umask", "of_file", "of_folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_what_is_written_has_the_permissions_that_umask_gives(umask, of_file, of_folder, tmp_path):
+    """safetensors writes files that only their owner can read, whatever the umask."""
+    usual = os.umask(umask)
+    try:
+        with files.atomic_file(tmp_path / "snapshot") as temporary:
+            save_file({"weight": torch.ones(2)}, temporary)
+        with files.atomic_folder(tmp_path / "last") as new:
+            save_file({"weight": torch.ones(2)}, new / "model.safetensors")
+            (new / "inside").mkdir(mode=0o500)
+        files.write_json(tmp_path / "run.json", {})
+    finally:
+        os.umask(usual)
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    written = dict.fromkeys(["snapshot", "last/model.safetensors", "run.json"], of_file)
+    assert modes == written | dict.fromkeys(["last", "last/inside"], of_folder)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.modeling.losses import LOSSES, Loss
+from utils.modeling.losses import LOSSES, Loss, RegressionLoss
 
 TORCH = {
     "mse": F.mse_loss,
@@ -46,14 +46,17 @@ def test_losses_equal_torchs_in_units_of_the_scale(name):
 @given(
     name=st.sampled_from([*TORCH, "soft_f1"]),
     cuts=st.lists(st.integers(1, 11), max_size=5),
+    missing=st.sampled_from([0.0, 0.3, 0.7]),
     seed=st.integers(0, 99),
 )
-def test_any_split_of_a_batch_gives_the_whole_batchs_gradient(name, cuts, seed):
+def test_any_split_of_a_batch_gives_the_whole_batchs_gradient(name, cuts, missing, seed):
     """The computation of the training loop, in double precision."""
     generator = torch.Generator().manual_seed(seed)
     loss = make_loss(name).double()
     outputs = torch.randn(12, 2, dtype=torch.float64, generator=generator).requires_grad_()
     targets = (torch.rand(12, 2, generator=generator) > 0.5).double()
+    if name != "soft_f1":
+        targets[:, 1][torch.rand(12, generator=generator) < missing] = float("nan")
     (expected,) = torch.autograd.grad(loss(outputs, targets), outputs)
     ends = sorted({0, 12, *cuts})
     parts = [slice(start, end) for start, end in pairwise(ends)]
@@ -71,3 +74,39 @@ def test_any_split_of_a_batch_gives_the_whole_batchs_gradient(name, cuts, seed):
 def test_an_additive_loss_needs_no_outer_factor():
     assert [name for name in TORCH if make_loss(name).is_additive] == ["mse", "smooth_l1"]
     assert not SoftF1().is_additive
+
+
+class Root(RegressionLoss):
+    """Neither zero nor smooth where outputs and targets are equal."""
+
+    def elementwise(self, outputs, targets):
+        return (outputs - targets).abs().sqrt() + 1
+
+
+@pytest.mark.parametrize("make", [*(LOSSES[name] for name in TORCH), Root])
+def test_missing_targets_count_nowhere(make):
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(2, 9, 2, generator=generator)
+    outputs = outputs.requires_grad_()
+    known = torch.rand(9, 2, generator=generator) > 0.4
+    loss = make([1.0, 1.0])
+    (gradient,) = torch.autograd.grad(loss(outputs, targets.where(known, torch.nan)), outputs)
+    single = make([1.0])
+    expected = single(outputs[known][:, None], targets[known][:, None])
+    torch.testing.assert_close(loss(outputs, targets.where(known, torch.nan)), expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, outputs)[0])
+    assert (gradient[~known] == 0).all()
+
+
+@pytest.mark.parametrize("name", TORCH)
+def test_complete_targets_give_the_same_bits_as_ever(name):
+    outputs, targets = torch.randn(2, 33, 6)
+    loss = LOSSES[name]([2.0, 0.5, 1.0, 3.0, 0.1, 1.0])
+    plain = loss.elementwise(outputs / loss.scale, targets / loss.scale).sum().unsqueeze(0)
+    assert torch.equal(loss.statistics(outputs, targets), plain)
+    assert torch.equal(loss.counts(targets), torch.tensor([33.0 * 6]))
+
+
+def test_a_single_target_is_never_missing():
+    loss = LOSSES["mse"]([1.0])
+    assert loss(torch.zeros(2, 1), torch.tensor([[1.0], [float("nan")]])).isnan()

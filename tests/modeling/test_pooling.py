@@ -11,9 +11,11 @@ def states(batch=2, tokens=6):
     return tuple(torch.randn(batch, tokens, WIDTH) for _ in range(LAYERS))
 
 
-@pytest.fixture
-def mask():
-    return torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
+@pytest.fixture(params=["right", "left"])
+def mask(request):
+    """Of a long and a short text, padded on either side."""
+    short = [1, 1, 1, 1, 0, 0]
+    return torch.tensor([[1, 1, 1, 1, 1, 1], short if request.param == "right" else short[::-1]])
 
 
 @pytest.mark.parametrize("name", POOLINGS)
@@ -26,7 +28,7 @@ def test_the_weights_are_the_shares_that_make_up_the_pooled_vector(name, mask):
     weights = pooling.weights(layers, mask)
     assert weights.shape == (2, LAYERS, 6)
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
-    assert not weights[1, :, 4:].any(), "padding has a share"
+    assert not weights[1, :, mask[1] == 0].any(), "padding has a share"
     pooled = torch.einsum("blt,lbtw->bw", weights, torch.stack(layers))
     torch.testing.assert_close(pooling(layers, mask), pooled)
 
@@ -37,3 +39,10 @@ def test_dropout_is_on_the_pooled_state(name, mask):
     pooling = POOLINGS[name](WIDTH, LAYERS, dropout=1.0).train()
     pooling.initialize()
     assert not pooling(states(), mask).any()
+
+
+@pytest.mark.parametrize(("name", "positions"), [("cls", [0, 2]), ("last", [5, 5])])
+def test_one_token_is_found_by_the_mask(name, positions):
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    pooled = POOLINGS[name](WIDTH, LAYERS).eval()(states(), mask)
+    assert torch.equal(pooled, states()[-1][[0, 1], positions])

@@ -1,3 +1,5 @@
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -52,13 +54,11 @@ def test_folds_table(tiny, tiny_table):
 
 def test_the_worst_predictions_are_the_worst(tiny, tiny_table, folder):
     predictions = read_predictions(folder)
-    text = fold.worst_predictions(tiny_table, predictions, make_task(tiny()), n=2).data
+    page = fold.worst_predictions(tiny_table, predictions, make_task(tiny()), n=2).data
     off = (predictions["averaged"] - predictions["target"]).abs().sort_values(ascending=False)
-    assert [line.split("**")[1] for line in text.splitlines() if line.startswith("**")] == [
-        predictions["id"][i] for i in off.index[:2]
-    ]
+    assert re.findall("<b>(.*?)</b>", page) == predictions["id"][off.index[:2]].tolist()
     worst = predictions.loc[off.index[0]]
-    assert f"**: target {worst['target']:.2f}, predicted {worst['averaged']:.2f}\n> " in text
+    assert f"</b>: target {worst['target']:.2f}, predicted {worst['averaged']:.2f}</p><blockquote>" in page
 
 
 def test_plots_draw_what_they_are_given(tiny, tiny_table, folder):

@@ -1,5 +1,7 @@
 """Tables and plots across the folds of a run."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -102,13 +104,12 @@ def test_no_residuals_where_predictions_do_not_pair_with_targets(two, errors, mo
 
 
 def test_the_texts_shown_are_those_that_the_weights_disagree_on(two, errors):
-    text = report.disagreements(two, errors, n=2).data
+    page = report.disagreements(two, errors, n=2).data
     gap = (two.predictions["averaged"] - two.predictions["last"]).abs().sort_values(ascending=False)
-    ids = [line.split("**")[1] for line in text.splitlines() if line.startswith("**")]
-    assert ids == two.predictions.loc[gap.index[:2], "id"].tolist()
+    assert re.findall("<b>(.*?)</b>", page) == two.predictions.loc[gap.index[:2], "id"].tolist()
     row = two.predictions.loc[gap.index[0]]
     numbers = f"target {row['target']:.2f}, last {row['last']:.2f}, averaged {row['averaged']:.2f}"
-    assert f"(fold {row['fold']}): {numbers}\n> " in text
+    assert f"</b> (fold {row['fold']}): {numbers}</p><blockquote>" in page
 
 
 def test_agreement_is_drawn_for_any_number_of_folds():

@@ -161,7 +161,9 @@ def test_the_feedback_preset_trains_six_targets(workspace):
     path = workspace / "data" / "feedback" / "train.csv"
     path.parent.mkdir(parents=True)
     rows.to_csv(path, index=False)
-    config = Config.make("feedback", encoder="tiny", precision="fp32", epochs=2, swa_start=1, swa_every=0)
+    config = Config.make(
+        "feedback", encoder="tiny", max_length=64, precision="fp32", epochs=2, swa_start=1, swa_every=0
+    )
     table = add_folds(load_table(config), config)
     folder = fit_fold(config, table)
     predictions = pd.read_csv(folder / "predictions.csv")

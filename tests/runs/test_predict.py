@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.runs.helpers import held_out_rows
+from tests.runs.helpers import held_out_rows, scores_of
 from utils import predict
 from utils.config import Config, InputError
 from utils.machine import runtime
@@ -77,15 +77,25 @@ def test_a_tables_order_and_ids_are_kept_and_targets_are_not_needed(folder, held
         (pd.DataFrame({"id": ["a", "a"], "excerpt": ["one", "two"]}), "column 'id' repeats an id in row 2"),
         ([], "predict got no texts; pass at least one"),
         ("a single text", "takes a list of texts, or a table; put the text into a list"),
-        (["a text", " \n"], "column 'excerpt' holds an empty text in row 2"),
         (["a text", 3], "column 'excerpt' holds something that is not text in row 2"),
     ],
-    ids=["no text column", "repeated id", "empty list", "single text", "empty text", "number"],
+    ids=["no text column", "repeated id", "empty list", "single text", "number"],
 )
 def test_rows_that_cannot_be_predicted_are_refused_in_one_sentence(rows, words, folder):
     with pytest.raises(InputError, match=words) as caught:
         predict(folder / "averaged", rows)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("empty", ["", " \n", None, float("nan"), pd.NA])
+def test_an_empty_text_gets_the_models_score_of_an_empty_text(empty, folder):
+    with pytest.warns(
+        UserWarning, match=r"1 of 3 texts are empty, in row 2 \(1\); they get the model's score"
+    ):
+        scores = predict(folder / "averaged", ["a text", empty, "another text"])["target"]
+    expected = predict(folder / "averaged", ["a text", "another text"])["target"]
+    np.testing.assert_allclose(scores[[0, 2]], expected, atol=1e-6, rtol=0)
+    assert scores[1] == pytest.approx(scores_of(folder / "averaged", [""])[0, 0], abs=1e-6)
 
 
 def test_a_folder_without_weights_is_refused_in_one_sentence(folder, tmp_path):

@@ -146,6 +146,21 @@ def test_a_test_set_that_cannot_be_predicted_is_refused(change, words, tiny, wor
         load_test(tiny(), str(workspace / "test.csv"))
 
 
+@pytest.mark.parametrize("suffix", ["csv", "xlsx"])
+def test_empty_texts_of_a_hidden_test_set_cost_no_submission(suffix, run, workspace):
+    table = pd.read_csv(runtime.ROOT / "data" / "sample" / "test.csv", dtype=str, keep_default_na=False)
+    table.loc[[2, 5], "excerpt"] = ["", " \n "]
+    path = workspace / f"test.{suffix}"
+    (table.to_csv if suffix == "csv" else table.to_excel)(path, index=False)
+    names = f"3 .{table['id'][2]}., 6 .{table['id'][5]}."
+    with pytest.warns(UserWarning, match=f"2 of {len(table)} texts are empty, in row {names}"):
+        test = load_test(run.config, str(path))
+    scores = combine(run, predict_test(run, test, ["last"]), "last")
+    submission = pd.read_csv(write_submission(test, scores, run.task, workspace), dtype={"id": str})
+    assert set(submission["id"]) == set(table["id"])
+    assert np.isfinite(submission["target"]).all()
+
+
 def test_a_test_set_needs_no_groups(tiny, workspace):
     table = pd.read_csv(runtime.ROOT / "data" / "sample" / "test.csv", dtype=str, keep_default_na=False)
     table.drop(columns="topic").to_csv(workspace / "test.csv", index=False)

@@ -3,9 +3,11 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import root_mean_squared_error
 
 from utils.config import Config
 from utils.tasks import add_folds, load_table, make_task
+from utils.tasks.metrics import paired_test
 from utils.tasks.regression import batch_rmse
 
 
@@ -98,3 +100,81 @@ def test_texts_without_words_have_baselines_too():
     predictions = make_task(config, rows, rows).baselines(rows, rows)
     assert list(predictions) == ["mean", "two counts"]
     assert all(np.isfinite(array).all() for array in predictions.values())
+
+
+# --- missing targets --------------------------------------------------------------------------------------
+
+
+def with_gaps(seed=0, rows=120):
+    """Targets of which the second is missing in places, predictions, groups."""
+    generator = np.random.default_rng(seed)
+    targets = generator.normal(size=(rows, 2))
+    predictions = targets + generator.normal(size=(rows, 2))
+    targets[generator.random(rows) < 0.4, 1] = np.nan
+    return targets, predictions, generator.integers(40, size=rows)
+
+
+def test_scores_are_those_of_what_is_known():
+    targets, predictions, groups = with_gaps()
+    known, regression = ~np.isnan(targets[:, 1]), make_regression("a,b")
+    alone = [
+        make_regression().scores(targets[rows, i : i + 1], predictions[rows, i : i + 1])
+        for i, rows in enumerate([slice(None), known])
+    ]
+    scores = regression.scores(targets, predictions)
+    for name in ("rmse", "pearson", "spearman", "r2"):
+        assert scores[name] == np.mean([of_target[name] for of_target in alone])
+    assert scores["rmse b"] == alone[1]["rmse"]
+    assert np.isfinite(scores["batch_rmse"])
+    assert regression.score(targets, predictions) == scores["rmse"]
+    nothing = np.where([[False, True]], np.nan, targets)
+    assert regression.score(nothing, predictions) == alone[0]["rmse"]
+    low, high = regression.interval(targets, predictions, groups)
+    general = super(type(regression), regression).interval(targets, predictions, groups)
+    assert general == pytest.approx((low, high), abs=0.03)
+    assert low < scores["rmse"] < high
+    assert 0 < paired_test(*[regression.errors(targets, predictions + x) for x in (0, 0.1)], groups) <= 1
+
+
+def test_a_stack_is_fitted_to_what_is_known():
+    targets, predictions, _ = with_gaps()
+    known = ~np.isnan(targets[:, 1])
+    models = np.stack([predictions, predictions[:, ::-1]])
+    stacked = make_regression("a,b").stack(models, targets)(models)
+    single = make_regression().stack(models[:, known, 1:], targets[known, 1:])(models[:, :, 1:])
+    np.testing.assert_allclose(stacked[:, 1:], single)
+
+
+def test_baselines_of_each_target_are_fitted_to_the_rows_that_have_it():
+    config = Config.make("demo", target_columns="target,other")
+    table = load_table(Config.make("demo"))
+    table["other"] = np.where(np.arange(len(table)) % 3 == 0, np.nan, table["target"] ** 2)
+    train, held_out = table[:150], table[150:]
+    both = make_task(config, table, train).baselines(train, held_out)
+    known = train[train["other"].notna()]
+    one = make_task(Config.make("demo", target_columns="other"), table, known).baselines(known, held_out)
+    assert list(both) == list(one) == ["mean", "two counts", "TF-IDF, ridge"]
+    for name, predictions in one.items():
+        np.testing.assert_allclose(both[name][:, 1:], predictions)
+
+
+@pytest.mark.parametrize("n_targets", [1, 6])
+def test_complete_targets_are_scaled_and_scored_to_the_same_bits_as_ever(n_targets):
+    """What the numbers came from before targets could be missing."""
+    names = [f"t{i}" for i in range(n_targets)]
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(7, 3, size=(97, n_targets))
+        regression = make_regression(",".join(names))
+        regression.fit(pd.DataFrame(values, columns=names))
+        targets = regression.targets(pd.DataFrame(values, columns=names))
+        assert regression.location == tuple(targets.mean(axis=0).tolist())
+        assert regression.scale == tuple(targets.std(axis=0).tolist())
+        predictions = values + np.random.default_rng(seed + 1).normal(size=values.shape)
+        errors = [root_mean_squared_error(*pair) for pair in zip(values.T, predictions.T, strict=True)]
+        assert regression.score(values, predictions) == float(np.mean(errors))
+        squared = ((values - predictions) ** 2).mean(axis=1)
+        in_batches = [np.sqrt(squared[start : start + 4].mean()) for start in range(0, 97, 4)]
+        assert batch_rmse(values, predictions) == float(np.mean(in_batches))
+        groups = np.arange(97) % 20
+        swapped = paired_test((values - predictions) ** 2, values**2, groups)
+        assert swapped == paired_test(squared[:, None], (values**2).mean(axis=1)[:, None], groups)

@@ -1,7 +1,6 @@
-"""Where tables come from: finding them on this machine, downloading them, reading their files."""
+"""Where tables come from: finding them on this machine, and downloading them."""
 
 import contextlib
-import csv
 import os
 import shutil
 import socket
@@ -10,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import kagglehub
-import pandas as pd
 import torch
 from kagglehub.config import get_kaggle_credentials
 
 from utils.config import InputError, nearest
+from utils.data.reading import read_table
 from utils.machine import files, runtime
 
 # The CLEAR corpus (Crossley et al. 2022), CC BY-NC-SA 4.0, pinned to a commit.
@@ -168,7 +167,7 @@ def download_clear(target: Path, url: str = CLEAR_URL) -> Path:
                 f"the CLEAR corpus could not be downloaded from {url} ({error}); check the connection, "
                 f'or use data="sample", which needs none.'
             ) from None
-        table = _read_excel(sheet, sheet_name="Data")
+        table = read_table(sheet, sheet="Data")
     if missing := sorted(set(CLEAR_COLUMNS) - set(table.columns)):
         raise InputError(
             f"the download from {url} lacks the column {missing[0]!r}; it is not the CLEAR corpus."
@@ -189,41 +188,3 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(usual_timeout)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A CSV (UTF-8) or .xlsx file as a table of strings; no value is interpreted as missing."""
-    where = runtime.display_path(path)
-    if path.suffix == ".xlsx":
-        return _read_excel(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file), [])
-        table = pd.read_csv(path, encoding="utf-8-sig", dtype=str, keep_default_na=False)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where} is not UTF-8 text (byte {error.start}); save it as a UTF-8 CSV.") from None
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
-        raise InputError(f"{where} cannot be read as a CSV table ({str(error).strip()}).") from None
-    if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
-        raise InputError(
-            f"{where} has rows with more fields than its header; quote the texts that hold commas."
-        )
-    _check_unique(header, where)
-    return table
-
-
-def _read_excel(path: Path, **options) -> pd.DataFrame:
-    where = runtime.display_path(path)
-    try:
-        table = pd.read_excel(path, header=None, keep_default_na=False, **options)
-    except Exception as error:  # openpyxl and zipfile raise a dozen types for an invalid file
-        raise InputError(f"{where} cannot be read as an .xlsx table ({error}).") from None
-    header = [str(name) for name in table.iloc[0]] if len(table) else []
-    _check_unique(header, where)
-    return table.iloc[1:].set_axis(header, axis=1).reset_index(drop=True)
-
-
-def _check_unique(header: list[str], where: str) -> None:
-    if repeated := sorted({name for name in header if name and header.count(name) > 1}):
-        times = header.count(repeated[0])
-        raise InputError(f"{where} has the column {repeated[0]!r} {times} times; keep one.")

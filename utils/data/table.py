@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import unicodedata
+import warnings
 
 import pandas as pd
 
@@ -20,7 +22,8 @@ def check_table(
 
     Args:
         where: the table's name in messages.
-        targets: False for a test set, which has none.
+        targets: False for a test set, which has none. Its empty and missing texts are warned of and become
+            "", since whoever submits to a hidden test set cannot mend it.
 
     Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or
     non-string text, a missing or duplicated id, or a table without rows.
@@ -28,27 +31,59 @@ def check_table(
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
     if config.fold_by == "group" and targets:
         columns.append(config.group_column)
+    table = match_columns(table, columns, where)
     check_columns(table, columns, where)
     if table.empty:
         raise InputError(f"{where} has a header but no rows.")
     table = table.reset_index(drop=True)
     texts, ids = table[config.text_column], table[config.id_column]
+    if not targets:
+        texts = table[config.text_column] = texts.astype(object).where(texts.notna(), "")
     strings = texts.map(lambda text: isinstance(text, str))
     check_rows(table, ~strings, config.text_column, "holds something that is not text", where)
-    check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
+    if targets:
+        check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
     check_rows(
         table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where
     )
     check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
     table[config.text_column] = texts.map(clean_text)
     table[config.id_column] = ids.astype(str)
+    if len(empty := table.index[table[config.text_column] == ""]):  # only a test set has got this far
+        names = ", ".join(f"{row + 1} ({table[config.id_column][row]})" for row in empty[:5])
+        warnings.warn(
+            f"{where}: {len(empty)} of {len(table)} texts are empty, in row {names}"
+            f"{', …' if len(empty) > 5 else ''}; they get the model's score of an empty text.",
+            stacklevel=2,
+        )
     return table
+
+
+def match_columns(table: pd.DataFrame, columns: list[str], where: str) -> pd.DataFrame:
+    """``table`` with names that differ from ``columns`` by space, case or invisible characters made alike."""
+    names = {}
+    for column in [column for column in columns if column not in table.columns]:
+        alike = [name for name in table.columns if name not in columns and _bare(name) == _bare(column)]
+        if len(alike) == 1:
+            print(f"{where}: column {alike[0]!r} is read as {column!r}.")
+            names[alike[0]] = column
+    return table.rename(columns=names)
+
+
+def _bare(name: str) -> str:
+    """A column's name in lower case, with single spaces and without characters that nobody sees."""
+    shown = [c for c in unicodedata.normalize("NFKC", str(name)) if unicodedata.category(c) != "Cf"]
+    return " ".join("".join(shown).split()).casefold()
 
 
 def check_columns(table: pd.DataFrame, columns: list[str], where: str) -> None:
     """Raise InputError for a column that ``table`` lacks or has twice."""
     for column in columns:
         if column not in table.columns:
+            if len(table.columns) == 1 and column in re.split(r"[^\w.-]+", str(table.columns[0])):
+                raise InputError(
+                    f"{where} has a single column, {table.columns[0]!r}; separate its columns by commas."
+                )
             raise InputError(f"{where} has no column {column!r}; {nearest(column, table.columns)}")
         if list(table.columns).count(column) > 1:
             raise InputError(f"{where} has the column {column!r} more than once; keep one.")
@@ -66,5 +101,6 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
     columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
-    hashes = pd.util.hash_pandas_object(table[columns], index=False)
+    numbers = table[columns].select_dtypes("floating") + 0.0  # older versions of pandas tell -0.0 from 0.0
+    hashes = pd.util.hash_pandas_object(table[columns].assign(**numbers), index=False)
     return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

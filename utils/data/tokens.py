@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
@@ -62,18 +63,32 @@ class Batch(NamedTuple):
 def tokenize(
     texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[dict[str, np.ndarray], list[int]]:
-    """The model inputs of all texts, cut to ``max_length`` tokens, concatenated; and each one's length."""
+    """The model inputs of all texts, cut to ``max_length`` tokens, concatenated; and each one's length.
+
+    A text of which nothing is left, without special tokens, is read as one token (``_stand_in``).
+    """
     parts, lengths = [], []
     options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
     for start in range(
         0, len(texts), 1000
     ):  # in slices: the lists of all texts would take many times the tokens
         encoded = tokenizer(texts[start : start + 1000], **options)
+        for row, ids in enumerate(encoded["input_ids"]):
+            if not ids:
+                for name in encoded:
+                    encoded[name][row] = [_stand_in(tokenizer) if name == "input_ids" else 0]
         lengths += map(len, encoded["input_ids"])
         parts.append(
             {name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()}
         )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, lengths
+
+
+def _stand_in(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that an empty text is read as: of the special ones, that which says most nearly "nothing"."""
+    names = ("eos_token_id", "bos_token_id", "unk_token_id", "pad_token_id")
+    known = (getattr(tokenizer, name) for name in names)
+    return next((number for number in known if number is not None), 0)
 
 
 def training_batches(lengths: list[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
@@ -103,23 +118,24 @@ def make_loader(
     the multiple: the encoder may have no positions beyond it.
     """
     pad = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=math.gcd(8, tokenizer.model_max_length))
-
-    def collate(numbers: list[int]) -> Batch:
-        slices = [examples.slice(number) for number in numbers]
-        inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
-        targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
-        mask = inputs["attention_mask"].bool()
-        extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
-        return Batch(dict(inputs), targets, extras)
-
     return DataLoader(
         range(len(examples)),  # type: ignore[arg-type] # any sequence will do
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=partial(_collate, examples, pad),  # picklable: processes may be spawned
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else making an iterator would draw from the global random state
     )
+
+
+def _collate(examples: Examples, pad: DataCollatorWithPadding, numbers: list[int]) -> Batch:
+    """The batch of the examples with these numbers."""
+    slices = [examples.slice(number) for number in numbers]
+    inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
+    targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
+    mask = inputs["attention_mask"].bool()
+    extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
+    return Batch(dict(inputs), targets, extras)
 
 
 def _align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:

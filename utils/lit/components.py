@@ -10,6 +10,7 @@ from lit_nlp.components import (
     gradient_maps,
     hotflip,
     lime_explainer,
+    metrics,
     salience_clustering,
     tcav,
 )
@@ -30,6 +31,14 @@ class ScoresOfEdits(model.ModelWrapper):
         if all(example.get("_id") for example in inputs):
             return self.wrapped.predict(inputs, **options)
         return unwrap(self).scores(inputs)
+
+
+class KnownTargets(metrics.RegressionMetrics):
+    """LIT's metrics of the rows whose target is known."""
+
+    def compute(self, labels, preds, **options):
+        known = [pair for pair in zip(labels, preds, strict=True) if pair[0] is not None]
+        return super().compute(*map(list, zip(*known, strict=True)), **options) if known else {}
 
 
 class ToLargest(components.Interpreter):

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from transformers import BatchEncoding
 
+from utils.config import InputError
 from utils.data.table import clean_text
 from utils.data.tokens import evaluation_batches
+from utils.lit.lookup import lookup_replaced
 from utils.lit.readable import readable_tokens, readable_vocabulary
-from utils.lit.rollout import attention_rollout
+from utils.lit.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
 from utils.modeling.model import TextModelOutput
+from utils.modeling.pooling import at, first_token
 from utils.runs import artifacts
 from utils.tasks import Task
 
@@ -35,7 +38,7 @@ class Reading:
     first: np.ndarray  # (width,): the last layer's state of the first token, [CLS] or <s>
     layers: dict[int, np.ndarray]  # mean over the tokens of each chosen layer (0: the embeddings), (width,)
     layer_gradients: dict[int, np.ndarray]  # of the score, when all tokens' states in that layer move alike
-    attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout
+    attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout, where there is any
 
 
 class Encoded(NamedTuple):
@@ -76,7 +79,12 @@ class Explainer:
         # The baseline is the mask's embedding. Zero would mean nothing to encoders that normalise embeddings.
         self.mask_token = self.tokenizer.mask_token or self.tokenizer.unk_token
         mask = torch.tensor([self.tokenizer.convert_tokens_to_ids(self.mask_token)], device=self.model.device)
-        self._baseline = self.model.encoder.get_input_embeddings()(mask)[0]
+        baseline = self.model.encoder.get_input_embeddings()(mask)
+        if not isinstance(baseline, torch.Tensor):
+            raise InputError(
+                f"{folder}: this encoder's embeddings cannot be explained; predict with it instead."
+            )
+        self._baseline = baseline[0]
         self._lock = threading.Lock()  # LIT's server has threads, and ``read`` hooks into the model
 
     # --- what is asked ----------------------------------------------------------------------------------
@@ -110,19 +118,20 @@ class Explainer:
             "scores": self._scores(output["logits"]),
             "pooled": _array(output["pooled"]),
             "pooled_gradient": _array(gradients.pooled),
-            "first": _array(output["hidden_states"][-1][:, 0]),
+            "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
         layers = self._layers(encoded, output)
         return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
 
     @torch.no_grad()
-    def attentions(self, text: str) -> tuple[list[str], np.ndarray]:
-        """The tokens of a text, special ones included, and attention, (layers, heads, from, to)."""
+    def attentions(self, text: str) -> tuple[list[str], np.ndarray | None]:
+        """The tokens of a text, and attention, (layers, heads, from, to), where there is any."""
         inputs = self.encode([text]).inputs
         with self._lock:
             output = self.model(**inputs, output_attentions=True)
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
-        return tokens, np.stack([_array(layer[0]) for layer in output.attentions])
+        weights = attention_weights(output, inputs["attention_mask"])
+        return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
 
     def encode(self, texts: list[str]) -> Encoded:
         encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
@@ -159,18 +168,11 @@ class Explainer:
         return vectors
 
     def _run(self, encoded: Encoded, vectors: torch.Tensor, attentions: bool) -> TextModelOutput:
-        """The model's output for the given embeddings.
-
-        They replace what the embedding layer returns. Passed as ``inputs_embeds``, they would make some
-        encoders count positions differently.
-        """
+        """The model's output for the given embeddings."""
         options = {"output_attentions": True} if attentions else {}
-        with self._lock:
-            hook = self.model.encoder.get_input_embeddings().register_forward_hook(lambda *_: vectors)
-            try:
-                return self.model(**encoded.inputs, **options)
-            finally:
-                hook.remove()
+        table = self.model.encoder.get_input_embeddings()
+        with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
+            return self.model(**encoded.inputs, **options)
 
     def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
         score = self.task.explained(output["logits"], self.output).sum()
@@ -187,10 +189,11 @@ class Explainer:
     def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
         """Values of a Reading, each (batch, tokens, ...)."""
         arrays = {"embeddings": _array(vectors - self._baseline)}
-        if output.attentions is not None:
-            mask = encoded.inputs["attention_mask"]
+        mask = encoded.inputs["attention_mask"]
+        attentions = attention_weights(output, mask)
+        if attentions is not None:
             weights = self.model.pooling.weights(output.hidden_states, mask)
-            arrays["attention"] = _array(attention_rollout(output.attentions, weights, mask))
+            arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
         return arrays
 
     @torch.no_grad()

@@ -1,9 +1,11 @@
-"""Which requests LIT's server answers: its own page's, not those of other sites' pages."""
+"""Which requests LIT's server answers, and what a browser may do with the answers."""
 
+import io
 import ipaddress
 import re
 import socket
 
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from utils.config import InputError
@@ -15,13 +17,31 @@ PROXIES = {
     "colab": ("-colab.googleusercontent.com", ".prod.colab.dev", "colab.research.google.com"),
     "kaggle": (".kaggle.net", ".kaggle.com", ".kaggleusercontent.com"),
 }
+#: What LIT's page may load: its own scripts, Google's fonts, and nothing that a text or a link brings along.
+#: Its bundle makes functions of strings. VS Code shows notebooks under schemes of its own.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data: blob:; "
+    "style-src 'self' 'unsafe-inline' https://fonts.googleapis.com; font-src https://fonts.gstatic.com; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self' vscode-webview: vscode-file:"
+)
+#: LIT shows names of columns and labels as Markdown. Here it shows none of their HTML, images and odd links.
+_MARKDOWN = b"const r=Q(t,{renderer:n})"
+_HARMLESS = (
+    b"const i=n.link;n.image=(t,r,l)=>l;n.link=(t,r,l)=>/^https:/.test(t)?i(t,r,l):l;"
+    b'const r=Q(String(t).replace(/<(?!br>)/g,"&lt;"),{renderer:n})'
+)
+
+
+class _Request(Request):
+    max_content_length = 64 * 2**20  # bytes: the rows of some 20,000 texts
 
 
 class Guard:
-    """Refuses what other sites' pages could send: a foreign Host (DNS rebinding), or Origin.
+    """Answers LIT's own page, and nothing that other sites' pages send, except that they may open the page.
 
     A Host may be a numeric address, one of this machine's names, one of the platform's proxies, or in
-    ``allow``. An Origin must be the Host of the request, or one of the last two.
+    ``allow``; any other may be another site's name for this machine (DNS rebinding). An Origin must be the
+    Host of the request, or one of the last two.
 
     Args:
         allow: host names, separated by commas; one that begins with a dot stands for every name that ends so.
@@ -32,23 +52,56 @@ class Guard:
     def __init__(self, app, allow: str = ""):
         self.app = app
         allowed = [_name(word) for word in allow.split(",") if word.strip()]
-        if bad := [name for name in allowed if not name.strip(".-")]:
-            raise InputError(f"allow={bad[0]!r} would let in every page; name a host.")
+        if bad := [name for name in allowed if not re.fullmatch(r"[.-]?\w[\w.:-]*", name)]:
+            problem = "is not the name of a host" if bad[0].strip(".-") else "would let in every page"
+            raise InputError(f"allow={bad[0]!r} {problem}; name one, such as hub.example.org.")
         self._proxies = (*PROXIES.get(runtime.platform_name(), ()), *allowed)
         self._machine = tuple(map(str.lower, ("localhost", socket.gethostname(), socket.getfqdn())))
+        # A policy's wildcard stands for whole parts of a name.
+        sites = [re.sub(r"^(-[^.]*)?\.", "*.", name) for name in self._proxies]
+        framing = " ".join(sorted({f"{name}:*" for name in ("127.0.0.1", *self._machine, *sites)}))
+        self.headers = {  # of every answer
+            "Content-Security-Policy": f"{POLICY} {framing}",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "X-Content-Type-Options": "nosniff",
+        }
 
     def __call__(self, environ, start_response):
-        request = Request(environ)
+        request = _Request(environ)
+        try:
+            response = self._answer(request)
+        except RequestEntityTooLarge:
+            response = Response("a request may hold 64 MiB; open fewer texts in LIT.", status=413)
+        except HTTPException as error:  # the body ends early
+            response = Response(error.description, status=error.code)
+        return response(environ, start_response)
+
+    def _answer(self, request: Request) -> Response:
+        if refusal := self._refusal(request):
+            return Response(refusal, status=403)
+        body = request.stream.read() + request.stream.read(1)  # raises where a body without a length goes on
+        request.environ["wsgi.input"] = io.BytesIO(body)
+        response = Response.from_app(self.app, request.environ)
+        if response.status_code >= 400:  # LIT's errors repeat parameters, as HTML
+            response.content_type = "text/plain; charset=utf-8"
+        elif request.path == "/main.js":
+            response.data = response.data.replace(_MARKDOWN, _HARMLESS)
+        return response
+
+    def _refusal(self, request: Request) -> str:
+        """Why a request is not answered; empty if it is."""
         host, origin = request.headers.get("Host", ""), request.headers.get("Origin")
+        own = request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")  # old browsers: none
+        opened = request.headers.get("Sec-Fetch-Mode") == "navigate"  # in a tab or a frame
         if not self.knows(host):
-            refusal = (
+            return (
                 f"{host!r} is not one of LIT's names; if it should be, start LIT with allow={_name(host)!r}."
             )
-        elif origin is not None and not self.trusts(origin, host):
-            refusal = f"LIT only answers its own page, not {origin!r}."
-        else:
-            return self.app(environ, start_response)
-        return Response(refusal, status=403)(environ, start_response)
+        if origin is not None and not self.trusts(origin, host):
+            return f"LIT only answers its own page, not {origin!r}."
+        if not own and not (opened and request.method == "GET" and request.path == "/"):
+            return "LIT only answers its own page, not another site's; open LIT's address itself."
+        return ""
 
     def knows(self, host: str) -> bool:
         name = _name(host)

@@ -2,6 +2,16 @@
 
 import torch
 
+from utils.modeling.model import TextModelOutput
+
+
+def attention_weights(output: TextModelOutput, mask: torch.Tensor) -> tuple[torch.Tensor, ...] | None:
+    """Each layer's attention, (batch, heads, tokens, tokens); None where an encoder has none of this form."""
+    weights = output.attentions or ()
+    shape = (len(mask), mask.shape[1], mask.shape[1])
+    fits = [layer is not None and (layer.shape[:1] + layer.shape[2:]) == shape for layer in weights]
+    return weights if fits and all(fits) else None
+
 
 def attention_rollout(
     attentions: tuple[torch.Tensor, ...], weights: torch.Tensor, mask: torch.Tensor

@@ -6,11 +6,10 @@ from pathlib import Path
 import pandas as pd
 from absl import logging
 from lit_nlp import dev_server, server_config
-from lit_nlp.components.metrics import RegressionMetrics
 from tqdm.auto import tqdm
 
 from utils.config import InputError, check_choice
-from utils.lit.components import LAYOUT, generators, interpreters
+from utils.lit.components import LAYOUT, KnownTargets, generators, interpreters
 from utils.lit.explain import Explainer
 from utils.lit.server import Lit, check_port
 from utils.lit.spec import RESERVED, make_view
@@ -140,7 +139,7 @@ def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
         "dataset_loaders": {},
         "interpreters": interpreters(models, min(map(len, datasets.values()))),
         "generators": generators(view.threshold),
-        "metrics": {"regression": RegressionMetrics()},
+        "metrics": {"regression": KnownTargets()},
     }
     return dev_server.Server(models, datasets, **dict(server_config.get_flags()) | options).serve()
 

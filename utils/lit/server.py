@@ -1,10 +1,11 @@
 """A LIT server in a thread of this process: guarded, queried, shown in a notebook, stopped."""
 
+import contextlib
 import json
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import requests
@@ -30,7 +31,7 @@ class Lit:
     def __init__(self, app, host: str, port: int, allow: str = ""):
         self._guard = Guard(app, allow)
         try:
-            self._server = make_server(host, port, self._guard, threaded=True, request_handler=_Quiet)
+            self._server = make_server(host, port, self._guard, threaded=True, request_handler=_Handler)
         except (OSError, SystemExit):  # werkzeug exits if the port is taken
             raise InputError(_UNAVAILABLE.format(port=port, host=host)) from None
         self.host, self.port = host, self._server.port
@@ -141,10 +142,31 @@ def check_port(host: str, port: int) -> None:
             raise InputError(_UNAVAILABLE.format(port=port, host=host)) from None
 
 
-class _Quiet(WSGIRequestHandler):
-    """Prints no line in the notebook per request."""
+class _Handler(WSGIRequestHandler):
+    """Reads a request within a minute, adds the guard's headers to its answer, and prints no line of it."""
 
-    def log_request(self, *_):
+    seconds_to_read = 60.0
+    timeout = 600  # seconds in which an answer must be taken
+    error_content_type, error_message_format = "text/plain", "%(code)d: %(message)s\n"
+
+    def handle(self):
+        reading = threading.Timer(self.seconds_to_read, self._stop_reading)
+        reading.daemon = True
+        reading.start()
+        super().handle()
+        reading.cancel()
+
+    def _stop_reading(self):
+        """What has not come by now, however slowly it is sent, comes too late."""
+        with contextlib.suppress(OSError):  # closed
+            self.connection.shutdown(socket.SHUT_RD)
+
+    def end_headers(self):
+        for header in cast(Guard, self.server.app).headers.items():
+            self.send_header(*header)
+        super().end_headers()
+
+    def log(self, *_):
         pass
 
 

@@ -97,7 +97,8 @@ class RegressionView(View):
     def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
         targets = table[list(self.task.outputs)].astype(float)
         higher = targets[self.task.outputs[self.output]] > self.threshold
-        return targets.assign(band=np.where(higher, *reversed(BANDS)))
+        known = targets.astype(object).where(targets.notna(), None)  # JSON has no NaN
+        return known.assign(band=np.where(higher, *reversed(BANDS)))
 
     def inputs(self) -> types.Spec:
         band = types.CategoryLabel(vocab=BANDS, required=False)

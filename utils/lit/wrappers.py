@@ -50,6 +50,7 @@ class FoldModel(model.BatchedModel):
         self.explainer, self.view = explainer, view
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
+        self._has_attention = explainer.attentions("a text")[1] is not None
         self._description = description
 
     def description(self) -> str:
@@ -79,8 +80,9 @@ class FoldModel(model.BatchedModel):
             "token_gradients": types.TokenGradients(
                 align="tokens", grad_for="token_embeddings", grad_target_field_key=self.view.gradient_input
             ),
-            "attention": types.TokenSalience(autorun=True, signed=False),
         }
+        if self._has_attention:
+            tokens["attention"] = types.TokenSalience(autorun=True, signed=False)
         return self.view.outputs() | tokens | layers | {"first token": types.Embeddings()}
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:

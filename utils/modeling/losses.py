@@ -27,7 +27,7 @@ class Loss(nn.Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             LOSSES[cls.name] = cls
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -64,6 +64,8 @@ class Loss(nn.Module):
 class RegressionLoss(Loss):
     """The mean of ``elementwise`` over all targets of all texts.
 
+    Of several targets some may be missing (NaN): they count nowhere, and ``elementwise`` never sees them.
+
     Args:
         scale: of each target, (targets,). Errors are counted in units of it, so that one learning rate suits
             targets from 0 to 100 as well as from -3 to 2.
@@ -80,7 +82,18 @@ class RegressionLoss(Loss):
         raise NotImplementedError
 
     def statistics(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return self.elementwise(outputs / self.scale, targets / self.scale).sum().unsqueeze(0)
+        missing = _missing(targets)
+        outputs, targets = outputs.masked_fill(missing, 0.0), targets.masked_fill(missing, 0.0)
+        errors = self.elementwise(outputs / self.scale, targets / self.scale)
+        return errors.masked_fill(missing, 0.0).sum().unsqueeze(0)
+
+    def counts(self, targets: torch.Tensor) -> torch.Tensor:
+        return super().counts(targets[~_missing(targets)])
+
+
+def _missing(targets: torch.Tensor) -> torch.Tensor:
+    """Which of several targets are missing. A single one never is: its NaN must show in the loss."""
+    return targets.isnan() if targets.shape[1] > 1 else torch.zeros_like(targets, dtype=torch.bool)
 
 
 class MSELoss(RegressionLoss):

@@ -62,9 +62,9 @@ class TextModel(PreTrainedModel):
         super().__init__(config)
         encoder = AutoModel.from_config(config.encoder)
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = (
-                None  # we pool ourselves; parameters without gradients would break data parallelism
-            )
+            # We pool ourselves, and parameters without gradients would break data parallelism. Not None: some
+            # architectures call it unasked.
+            encoder.pooler = nn.Identity()
         if config.pooling not in POOLINGS:
             raise ValueError(
                 f"pooling={config.pooling!r} is not known; choose one of: {', '.join(sorted(POOLINGS))}."

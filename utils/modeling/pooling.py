@@ -3,6 +3,7 @@
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import initialization
 
@@ -27,7 +28,7 @@ class Pooling(nn.Module):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             POOLINGS[cls.name] = cls
 
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
@@ -53,16 +54,27 @@ class Pooling(nn.Module):
         return weights
 
 
-class FirstToken(Pooling):
+class TokenPooling(Pooling):
+    """One token of the last layer: the one at ``position``."""
+
+    def position(self, mask: torch.Tensor) -> torch.Tensor:
+        """Where the token lies in each text, (batch,)."""
+        raise NotImplementedError
+
+    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self.dropout(at(states[-1], self.position(mask)))
+
+    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
+        return self._in_last_layer(one_hot(self.position(mask), mask))
+
+
+class FirstToken(TokenPooling):
     """The first token ([CLS] or <s>) of the last layer."""
 
     name = "cls"
 
-    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        return self.dropout(states[-1][:, 0])
-
-    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        return self._in_last_layer(first_token(mask))
+    def position(self, mask: torch.Tensor) -> torch.Tensor:
+        return first_token(mask)
 
 
 class AttentionPooling(Pooling):
@@ -123,10 +135,11 @@ class FirstTokenLayers(LayerPooling):
     name = "cls_layers"
 
     def pool_tokens(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        return torch.stack([state[:, 0] for state in states])
+        position = first_token(mask)
+        return torch.stack([at(state, position) for state in states])
 
     def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
-        return first_token(mask)
+        return one_hot(first_token(mask), mask)
 
 
 class MeanLayers(LayerPooling):
@@ -143,7 +156,20 @@ class MeanLayers(LayerPooling):
 
 
 def first_token(mask: torch.Tensor) -> torch.Tensor:
-    """All of a text's share on its first token, (batch, tokens)."""
-    shares = torch.zeros_like(mask, dtype=torch.float32)
-    shares[torch.arange(len(mask)), mask.argmax(dim=1)] = 1.0
-    return shares
+    """The position of each text's first token, (batch,); not 0 where padding is on the left."""
+    return mask.argmax(dim=1)
+
+
+def last_token(mask: torch.Tensor) -> torch.Tensor:
+    """The position of each text's last token, (batch,)."""
+    return mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
+
+
+def at(state: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Each text's state, (batch, width), at its ``position``, (batch,)."""
+    return state[torch.arange(len(state), device=state.device), position]
+
+
+def one_hot(position: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """All of a text's share on the token at its ``position``, (batch, tokens)."""
+    return F.one_hot(position, mask.shape[1]).float()

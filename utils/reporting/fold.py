@@ -6,10 +6,21 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML
 
 from utils.machine.runtime import display_path
-from utils.reporting.style import BLUE, GREEN, GREY, NAMES, ORANGE, score_label, target_names
+from utils.reporting.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    NAMES,
+    ORANGE,
+    literal,
+    quotations,
+    score_label,
+    styled,
+    target_names,
+)
 from utils.runs.artifacts import WEIGHTS, read_metadata, read_result
 from utils.tasks import Task
 from utils.tasks.metrics import Metric
@@ -30,7 +41,7 @@ def groups_table(groups: list[dict]):
         for group in groups
     ]
     formats = {"weights": "{:,}", "peak learning rate": "{:.2e}", "weight decay": "{:g}"}
-    return pd.DataFrame(rows).style.format(formats).hide(axis="index")
+    return styled(pd.DataFrame(rows)).format(formats).hide(axis="index")
 
 
 def folds_table(table: pd.DataFrame, task: Task) -> pd.DataFrame:
@@ -55,18 +66,18 @@ def scores_table(folder: Path) -> pd.DataFrame:
     return table.rename(columns=lambda name: score_label(name, metric)).round(4)
 
 
-def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task, n: int = 5) -> Markdown:
-    """The texts with the largest errors of the default weights, as text."""
+def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task, n: int = 5) -> HTML:
+    """The texts with the largest errors of the default weights."""
     weights = default_weights(predictions, task)
     targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
     texts = table.set_index(task.config.id_column)[task.config.text_column]
-    worst = np.argsort(-task.errors(targets, predicted).mean(axis=1), kind="stable")[:n]
-    blocks = []
+    worst = np.argsort(-np.nanmean(task.errors(targets, predicted), axis=1), kind="stable")[:n]
+    quoted = []
     for row in worst:
         name = predictions["id"].iloc[row]
         sentence = task.sample({"target": targets[row], "predicted": predicted[row]})
-        blocks.append(f"**{name}**: {sentence}\n> {textwrap.shorten(texts[name], 400, placeholder=' …')}")
-    return Markdown("\n\n".join(blocks))
+        quoted.append((name, f": {sentence}", textwrap.shorten(texts[name], 400, placeholder=" …")))
+    return quotations(quoted)
 
 
 def default_weights(predictions: pd.DataFrame, task: Task) -> str:
@@ -82,7 +93,8 @@ def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     figure, (left, right) = plt.subplots(1, 2)
     names = target_names(task)
     for name, values in zip(names, task.targets(table).T, strict=True):
-        left.hist(values, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=name)
+        known = values[~np.isnan(values)]
+        left.hist(known, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=literal(name))
     left.set(title="Targets", xlabel="target", ylabel="texts")
     if len(names) > 1:
         left.legend(fontsize=8)
@@ -125,10 +137,10 @@ def plot_predictions(predictions: pd.DataFrame, task: Task):
     size = (4.2, 4) if len(names) == 1 else (2.8 * n_columns, 2.8 * n_rows)
     figure, panels = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
     for axes, name, x, y in zip(panels.flat, names, targets.T, predicted.T, strict=False):
-        ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+        ends = [min(np.nanmin(x), y.min()), max(np.nanmax(x), y.max())]
         axes.plot(ends, ends, color=GREY, linewidth=1, label="perfect")
         axes.scatter(x, y, s=14, alpha=0.5, color=BLUE, edgecolor="none")
-        title = name if len(names) > 1 else f"Held-out texts, {NAMES[weights]} weights"
+        title = literal(name) if len(names) > 1 else f"Held-out texts, {NAMES[weights]} weights"
         axes.set(title=title, xlabel="true", ylabel="predicted")
         axes.set_aspect("equal", adjustable="datalim")
     for axes in panels.flat[len(names) :]:

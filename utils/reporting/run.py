@@ -5,9 +5,9 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML
 
-from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, score_label
+from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, literal, quotations, score_label
 from utils.runs.artifacts import WEIGHTS, read_result
 from utils.runs.run import Run
 from utils.tasks.metrics import Metric
@@ -84,9 +84,9 @@ def errors_table(run: Run, lengths: pd.Series, by: str = "") -> pd.DataFrame:
     """
     rows = run.table.set_index(run.config.id_column).loc[run.predictions["id"]]
     table = pd.DataFrame({"id": run.predictions["id"], "fold": run.predictions["fold"]})
-    table["target"] = run.targets.mean(axis=1)
+    table["target"] = np.nanmean(run.targets, axis=1)
     for weights in run.weights:
-        table[weights] = run.errors(weights).mean(axis=1)
+        table[weights] = np.nanmean(run.errors(weights), axis=1)
     table["length"] = table["id"].map(lengths)
     table["text"] = rows[run.config.text_column].to_numpy()
     if by:
@@ -110,7 +110,7 @@ def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
         common = errors[by].value_counts().index[:6]
         labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
         labels = labels.where(errors[by].isin(common))
-        _bars_by_group(panels[1, 0], run, labels, f"{by}, the {len(common)} most frequent")
+        _bars_by_group(panels[1, 0], run, labels, f"{literal(by)}, the {len(common)} most frequent")
         panels[1, 0].tick_params(axis="x", rotation=25)
     else:
         panels[1, 0].remove()
@@ -129,7 +129,7 @@ def _bars_by_group(axes, run: Run, groups: pd.Series, title: str) -> None:
         scores = [run.task.score(targets[rows], predictions[rows]) for rows in members]
         x = np.arange(len(names)) + (i - (len(run.weights) - 1) / 2) * 0.27
         axes.bar(x, scores, width=0.25, color=COLOURS[weights], label=NAMES[weights])
-    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.set_xticks(range(len(names)), map(literal, names), fontsize=8)
     axes.set(title=title, ylabel=run.task.metric.label)
     axes.grid(axis="x", visible=False)
 
@@ -141,27 +141,27 @@ def _residuals(axes, run: Run) -> None:
     if targets.shape != predictions.shape:
         axes.remove()
         return
-    residuals = (predictions - targets).mean(axis=1)
+    residuals = np.nanmean(predictions - targets, axis=1)
     axes.axhline(0, color=GREY, linewidth=1)
-    axes.scatter(targets.mean(axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
+    axes.scatter(np.nanmean(targets, axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
     axes.set(title=f"Residuals, {NAMES[weights]} weights", xlabel="target", ylabel="predicted − target")
 
 
-def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> Markdown:
-    """The texts on which last and averaged weights differ most, as text.
+def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> HTML:
+    """The texts on which last and averaged weights differ most.
 
     Args:
         errors: from ``errors_table``.
     """
     values = {"target": run.targets, "last": run.values("last"), "averaged": run.values("averaged")}
     difference = np.abs(values["averaged"] - values["last"]).mean(axis=1)
-    blocks = []
+    quoted = []
     for i in np.argsort(-difference)[:n]:
         row = errors.iloc[i]
         sentence = run.task.sample({name: array[i] for name, array in values.items()})
         text = textwrap.shorten(row["text"], 300, placeholder=" …")
-        blocks.append(f"**{row['id']}** (fold {row['fold']}): {sentence}\n> {text}")
-    return Markdown("\n\n".join(blocks))
+        quoted.append((row["id"], f" (fold {row['fold']}): {sentence}", text))
+    return quotations(quoted)
 
 
 # --- the submission ----------------------------------------------------------------------------------------

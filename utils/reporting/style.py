@@ -1,12 +1,15 @@
 """One style for all plots and listings, readable on light and dark pages and with any colour vision."""
 
+import html
 import inspect
 import textwrap
+from collections.abc import Iterable
+from numbers import Number
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from utils.tasks import Task
 from utils.tasks.metrics import Metric
@@ -23,7 +26,8 @@ PARTS = {"train": BLUE, "held out": ORANGE}
 
 
 def use_style() -> None:
-    """Set matplotlib's defaults for every plot of the suite."""
+    """Set matplotlib's defaults for every plot of the suite; dollar signs in tables begin no formula."""
+    pd.options.display.html.use_mathjax = pd.options.styler.html.mathjax = False
     figure = {"figsize": (8, 3.2), "dpi": 110, "facecolor": "white", "constrained_layout.use": True}
     title = {"titlesize": 11, "titleweight": "bold", "titlelocation": "left"}
     axes = {"spines.top": False, "spines.right": False, "grid": True, "axisbelow": True, **title}
@@ -49,10 +53,38 @@ def source(*objects) -> Markdown:
     return Markdown("```\n" + "\n\n".join(listings) + "```")
 
 
+# Ids, texts and names come from anybody's table. The next three show them as they are, never as markup, a
+# formula or a script. Plain DataFrames need nothing: pandas escapes them, but not what is styled.
+
+
+def styled(table: pd.DataFrame):
+    """A table to be styled, everything in it escaped: cells, labels and their names."""
+    escaped = table.map(_escape).rename(index=_escape, columns=_escape)
+    return escaped.rename_axis(index=_escape, columns=_escape).style
+
+
+def _escape(value):
+    return value if value is None or isinstance(value, Number) else html.escape(str(value))
+
+
+def quotations(quoted: Iterable[tuple[str, str, str]]) -> HTML:
+    """Texts, each under its name and a remark: (name, remark, text)."""
+    blocks = [
+        f"<p><b>{name}</b>{remark}</p><blockquote>{text}</blockquote>"
+        for name, remark, text in (map(html.escape, texts) for texts in quoted)
+    ]
+    return HTML(f'<div class="tex2jax_ignore mathjax_ignore">{"".join(blocks)}</div>')
+
+
+def literal(text: str) -> str:
+    """A text for a plot, in which dollar signs would begin a formula."""
+    return str(text).replace("$", r"\$")
+
+
 def left_aligned(table: pd.DataFrame):
     """A table of sentences: shown whole, and aligned to the left."""
     header = {"selector": "th", "props": [("text-align", "left")]}
-    return table.style.set_properties(**{"text-align": "left"}).set_table_styles([header])
+    return styled(table).set_properties(**{"text-align": "left"}).set_table_styles([header])
 
 
 def short_name(weights: str) -> str:

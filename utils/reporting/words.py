@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
 from utils.config import Config
-from utils.reporting.style import BLUE, GREY, ORANGE
+from utils.reporting.style import BLUE, GREY, ORANGE, literal, styled
 
 #: Blue raises a score, orange lowers it. Both are pale near zero, so that black letters stay legible.
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#F0A06A", "#FFFFFF", "#6FB3DE"])
@@ -41,7 +41,7 @@ def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: flo
         for word, share, (line, start, length) in zip(words, shares, layouts[title], strict=True):
             colour = SIGNED((share + 1) / 2) if signed else UNSIGNED(abs(share))
             _draw_word(axis, word, colour, start, height - (line + 1) * _LINE, length)
-        axis.set(xlim=(-2, column + 2), ylim=(0, height), title=title)
+        axis.set(xlim=(-2, column + 2), ylim=(0, height), title=literal(title))
         axis.axis("off")
     return figure
 
@@ -63,12 +63,15 @@ def _draw_word(axis, word: str, colour, x: float, y: float, length: float) -> No
     axis.text(x, y + _SPACE, word, fontproperties=_FONT, color="black", parse_math=False)
 
 
-def plot_attention(tokens: list[str], attention: np.ndarray):
+def plot_attention(tokens: list[str], attention: np.ndarray | None):
     """Every head of every layer as a small square: a row per attending token, a column per attended token.
 
     Args:
-        attention: (layers, heads, tokens, tokens).
+        attention: (layers, heads, tokens, tokens), or None for an encoder without; there is no picture then.
     """
+    if attention is None:
+        print("This encoder gives no attention between all pairs of tokens, so there is no picture of it.")
+        return None
     layers, heads = attention.shape[:2]
     size = (9.5, 9.5 * layers / heads + 0.5)
     figure, axes = plt.subplots(layers, heads, figsize=size, squeeze=False, dpi=_DPI)
@@ -87,14 +90,16 @@ def plot_attention(tokens: list[str], attention: np.ndarray):
     return figure
 
 
-def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int, int]]):
+def plot_heads(tokens: list[str], attention: np.ndarray | None, chosen: list[tuple[int, int]]):
     """Some heads, (layer, head) from 0, large enough to read."""
-    side = max(3.0, 0.2 * len(tokens) + 1.0)
+    if attention is None:
+        return None
+    side, labels = max(3.0, 0.2 * len(tokens) + 1.0), list(map(literal, tokens))
     figure, axes = plt.subplots(1, len(chosen), figsize=(side * len(chosen), side), squeeze=False, dpi=_DPI)
     for axis, (layer, head) in zip(axes[0], chosen, strict=True):
         image = axis.imshow(attention[layer, head], cmap="Blues", vmin=0, vmax=1)
-        axis.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=8)
-        axis.set_yticks(range(len(tokens)), tokens, fontsize=8)
+        axis.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(tokens)), labels, fontsize=8)
         axis.grid(visible=False)
         title = f"layer {layer + 1}, head {head + 1}"
         axis.set(title=title, xlabel="attended token", ylabel="attending token")
@@ -102,8 +107,10 @@ def plot_heads(tokens: list[str], attention: np.ndarray, chosen: list[tuple[int,
     return figure
 
 
-def telling_heads(tokens: list[str], attention: np.ndarray, count: int = 3) -> list[tuple[int, int]]:
+def telling_heads(tokens: list[str], attention: np.ndarray | None, count: int = 3) -> list[tuple[int, int]]:
     """The heads that attend most to single words, not to special tokens, punctuation or everything."""
+    if attention is None:
+        return []
     words = [i for i, token in enumerate(tokens) if token.isalpha()]
     focus = attention[:, :, words][:, :, :, words].max(axis=-1).mean(axis=-1)  # (layers, heads)
     order = np.argsort(-focus, axis=None)[:count]
@@ -156,7 +163,7 @@ def plot_effects(effects: pd.DataFrame, each: int = 12):
     """The words that lower and raise the score most, with standard errors."""
     chosen = pd.concat([effects.head(each), effects.tail(each)]).drop_duplicates("word")
     figure, axis = plt.subplots(figsize=(7.5, 0.22 * len(chosen) + 0.9))
-    names = [f"{row.word} ({row.count})" for row in chosen.itertuples()]
+    names = [f"{literal(row.word)} ({row.count})" for row in chosen.itertuples()]
     colours = np.where(chosen["mean"] < 0, ORANGE, BLUE)
     bars = {"ecolor": GREY, "elinewidth": 1}
     axis.barh(names, chosen["mean"], xerr=chosen["error"], color=colours, error_kw=bars)
@@ -193,7 +200,7 @@ def edits_table(edits: list[dict], before: str):
         change = edit["score after"] - edit["score before"]
         rows.append({"by": edit["by"], "out": out, "in": new, **scores, "change": change})
     formats = {"score before": "{:.2f}", "score after": "{:.2f}", "change": "{:+.2f}"}
-    table = pd.DataFrame(rows).style.format(formats).hide(axis="index")
+    table = styled(pd.DataFrame(rows)).format(formats).hide(axis="index")
     return table.set_properties(["out", "in"], **{"text-align": "left"})
 
 

@@ -215,8 +215,9 @@ def _read(folder: Path, name: str, *parts: str) -> dict:
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:
-    """A finished fold's predictions.csv, ids as strings whatever they look like."""
+    """A finished fold's predictions.csv, ids as strings whatever they look like; an empty cell is NaN."""
     folder = Path(folder)
     if (folder / MANIFEST).is_file():
         verify(folder, within="predictions.csv")
-    return pd.read_csv(folder / "predictions.csv", dtype={"id": str}, keep_default_na=False)
+    options = {"dtype": {"id": str}, "keep_default_na": False, "na_values": [""]}
+    return pd.read_csv(folder / "predictions.csv", **options)

@@ -30,7 +30,9 @@ from utils.runs.progress import Clock, Progress, current_weights
 from utils.runs.resume import check_same_training, earlier_output, fetch, resume
 from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
+from utils.tasks import find_leaks
 from utils.training.loop import evaluate, train_epoch
+from utils.training.probe import probe
 from utils.training.setup import Training, prepare
 
 
@@ -93,6 +95,7 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
     """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
     with distributed.only_main_prints(), readable_errors(folder):
         training = prepare(config, table, config.fold)
+        probe(training)
         metadata = describe(training, table, data)
         with lock_fold(folder):
             parts = [folder / name for name in (*artifacts.WEIGHTS, "snapshots")]
@@ -106,6 +109,8 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
                 progress = Progress()
                 choice = training.choice
                 say(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
+            if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
+                say(leaks)
             reason = run_epochs(training, folder, metadata, progress)
             finish(training, table, folder, progress, reason)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.config import Config, InputError
-from utils.data.table import check_columns, check_table
+from utils.data.table import check_columns, check_table, match_columns
 from utils.modeling.heads import HeadConfig
 from utils.modeling.model import TextModelConfig
 from utils.runs.artifacts import load_model
@@ -35,6 +35,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
         raise InputError("predict got no texts; pass at least one.")
     if not isinstance(rows, pd.DataFrame):
         rows = pd.DataFrame({config.text_column: list(rows)})
+    rows = match_columns(rows, [config.id_column, *filter(None, [text_column])], "the table")
     if text_column:
         check_columns(rows, [text_column], "the table")
         others = [name for name in rows.columns if name != config.text_column or name == text_column]

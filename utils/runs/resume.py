@@ -100,10 +100,9 @@ def fetch(source: Path, folder: Path, state: Path | None = None) -> None:
     """Copy an earlier session's fold, which may be read-only, with one of its states alone."""
     with atomic_folder(folder) as new:
         shutil.copytree(source, new, ignore=shutil.ignore_patterns("state"), dirs_exist_ok=True)
+        new.chmod(0o755)
         if state is not None:
             shutil.copytree(state, new / "state" / state.name)
-        for path in [new, *new.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def save_state(training: Training, folder: Path, metadata: dict, progress: Progress) -> None:

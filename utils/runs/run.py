@@ -78,7 +78,7 @@ def open_run(config: Config) -> Run:
     task = make_task(config, table)
     by_fold = [read_checked(folder, fold, table, task).assign(fold=fold) for fold, folder in folders.items()]
     predictions = pd.concat(by_fold, ignore_index=True)
-    groups = dict(zip(table[config.id_column], groups_of(table, config), strict=True))
+    groups = dict(zip(table[config.id_column], groups_of(table, config, task.repeats_texts), strict=True))
     predictions["group"] = predictions["id"].map(groups)
     return Run(config, task, folders, table, predictions)
 

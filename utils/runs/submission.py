@@ -20,8 +20,8 @@ from utils.training.predict import predict_examples
 def load_test(config: Config, test: str | None = None) -> pd.DataFrame:
     """The test set, checked and cleaned like the training set; by default the test.csv beside it.
 
-    Raises InputError naming what is wrong: no such file, other columns, missing or duplicate ids, empty
-    texts.
+    Raises InputError naming what is wrong: no such file, other columns, missing or duplicate ids. Warns of
+    empty texts, which are predicted like others.
     """
     path = find_table(test) if test else find_table(config.data).with_name("test.csv")
     if not path.is_file():

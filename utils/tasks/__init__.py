@@ -17,11 +17,12 @@ from utils.machine.runtime import display_path
 from utils.modeling.losses import LOSSES
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.base import TASKS, Task
+from utils.tasks.leaks import find_leaks
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["TASKS", "Task", "add_folds", "load_table", "make_task"]
+__all__ = ["TASKS", "Task", "add_folds", "find_leaks", "load_table", "make_task"]
 
 
 def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataFrame | None = None) -> Task:
@@ -66,7 +67,9 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
 
     "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the targets evenly;
-    "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone.
+    "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone;
+    "column" takes the table's own. Copies of a text stay together as ``exact_copies``, ``near_copies`` say.
     """
-    strata = make_task(config).strata(table) if config.fold_by == "stratified" else None
-    return assign_folds(table, config, strata)
+    task = make_task(config)
+    strata = task.strata(table) if config.fold_by == "stratified" else None
+    return assign_folds(table, config, strata, task.repeats_texts)

@@ -19,6 +19,7 @@ from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
+from utils.tasks.numbers import read_numbers
 
 #: Every task by its name.
 TASKS: dict[str, type["Task"]] = {}
@@ -34,11 +35,14 @@ class Task:
     name: ClassVar[str] = ""
     metric: ClassVar[Metric]
     loss_family: ClassVar[type[Loss] | None] = None  # what Config.loss chooses from; None: it has its own
+    #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
+    #: nothing.
+    repeats_texts: ClassVar[bool] = False
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if cls.name:
+        if "name" in vars(cls):
             TASKS[cls.name] = cls
 
     def __init__(self, config: Config):
@@ -53,7 +57,7 @@ class Task:
         By default targets are numbers. ``where``: the table's name in messages.
         """
         for column in self.config.target_columns:
-            numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+            numbers = read_numbers(table, column, where)
             infinite = ~(numbers.abs() <= np.finfo(np.float32).max)
             check_rows(table, infinite, column, "holds no finite number", where)
             table[column] = numbers
@@ -62,6 +66,9 @@ class Task:
     def strata(self, table: pd.DataFrame) -> pd.Series:
         """What stratified folds spread evenly; by default, bins of the first target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
+
+    def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
+        """Raise InputError where these rows cannot be learnt from, or not be scored; by default they can."""
 
     def see(self, table: pd.DataFrame) -> None:
         """Take from the whole table what all folds must agree on, such as the names of labels."""

@@ -71,19 +71,22 @@ def rmse_interval(squared_errors: np.ndarray, groups: np.ndarray, seed: int = 0)
     Sums per group are resampled, which is much faster than to score the rows of each draw.
 
     Args:
-        squared_errors: (rows, targets).
+        squared_errors: (rows, targets), NaN where a target is missing.
         groups: (rows,), equal where rows belong together.
     """
-    sums, counts = _by_group(squared_errors, groups)
+    known = ~np.isnan(squared_errors)
+    sums, counts = (_by_group(values, groups) for values in (np.where(known, squared_errors, 0.0), known))
+    n_targets = sums.shape[1]
     if len(counts) < 2:
         return float("nan"), float("nan")
 
     def rmse(*columns, axis):
-        *errors, rows = columns
-        return np.mean([np.sqrt(e.sum(axis) / rows.sum(axis)) for e in errors], axis=0)
+        pairs = zip(columns[:n_targets], columns[n_targets:], strict=True)
+        with np.errstate(invalid="ignore"):  # a draw may know nothing of a target
+            return np.nanmean([np.sqrt(errors.sum(axis) / rows.sum(axis)) for errors, rows in pairs], axis=0)
 
     options = {"paired": True, "vectorized": True, "n_resamples": 2000, "method": "percentile"}
-    result = bootstrap((*sums.T, counts), rmse, **options, random_state=np.random.default_rng(seed))
+    result = bootstrap((*sums.T, *counts.T), rmse, **options, random_state=np.random.default_rng(seed))
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
@@ -94,7 +97,7 @@ def paired_test(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, seed: 
     """
     if len(np.unique(groups)) < 2:
         return float("nan")
-    one, two = (_by_group(errors.mean(axis=1, keepdims=True), groups)[0][:, 0] for errors in (ours, theirs))
+    one, two = (_by_group(np.nanmean(errors, axis=1)[:, None], groups)[:, 0] for errors in (ours, theirs))
     options = {"permutation_type": "samples", "vectorized": True, "n_resamples": 4999}
     generator = np.random.default_rng(seed)
     result = permutation_test(
@@ -103,8 +106,7 @@ def paired_test(ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray, seed: 
     return float(result.pvalue)
 
 
-def _by_group(errors: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the errors, (groups, columns), and the number of rows of each group."""
+def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Sums of the values of each group, (groups, columns)."""
     _, index = np.unique(groups, return_inverse=True)
-    counts = np.bincount(index)
-    return np.stack([np.bincount(index, column) for column in errors.T], axis=1), counts
+    return np.stack([np.bincount(index, column) for column in values.T], axis=1)

@@ -8,11 +8,16 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score, root_mean_squared_error
 
+from utils.config import InputError
+from utils.data.table import check_rows
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, RegressionLoss
 from utils.tasks.base import Task
 from utils.tasks.baselines import predict_from_counts, predict_from_tfidf
 from utils.tasks.metrics import Metric, rmse_interval
+
+#: How tables write that a target is missing.
+MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")
 
 
 class Regression(Task):
@@ -27,12 +32,35 @@ class Regression(Task):
         self.location = (0.0,) * len(self.outputs)
         self.scale = (1.0,) * len(self.outputs)
 
+    def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
+        """Of several targets some may be missing, but not all of a row's: they become NaN."""
+        columns = list(self.config.target_columns)
+        if len(columns) == 1:
+            return super().check(table, where)
+        missing = table[columns].map(lambda value: str(value).strip().lower() in MISSING)
+        check_rows(table, missing.all(axis=1), columns[0], "is missing, as are the other targets,", where)
+        if (empty := missing.all()).any():
+            raise InputError(f"{where}: column {empty.idxmax()!r} is empty; leave it out of target_columns.")
+        filled = table[columns].astype(object).mask(missing, 0)
+        checked = super().check(table.assign(**filled), where)
+        return checked.assign(**checked[columns].mask(missing))
+
+    def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
+        for name, rows in {"trains on": train, "holds out": held_out}.items():
+            for column in self.config.target_columns:
+                if rows[column].isna().all():
+                    raise InputError(
+                        f"the fold {name} no row with a value of {column!r}; choose another fold_by or seed, "
+                        "or leave it out of target_columns."
+                    )
+
     def fit(self, train: pd.DataFrame) -> None:
         """With ``standardize``, targets are learnt in units of their standard deviation."""
         if self.config.standardize:
             targets = self.targets(train)
-            spread = np.where(np.ptp(targets, axis=0) > 0, targets.std(axis=0), 1.0)
-            self.location, self.scale = tuple(targets.mean(axis=0).tolist()), tuple(spread.tolist())
+            constant = np.nanmax(targets, axis=0) == np.nanmin(targets, axis=0)
+            spread = np.where(constant, 1.0, np.nanstd(targets, axis=0))
+            self.location, self.scale = tuple(np.nanmean(targets, axis=0).tolist()), tuple(spread.tolist())
         self.loss = LOSSES[self.config.loss](self.scale)
 
     def head(self) -> HeadConfig:
@@ -54,13 +82,13 @@ class Regression(Task):
             "rmse", and with several targets "rmse <name>" of each. "pearson", "spearman" and "r2": means over
             the targets; NaN where a target is constant. "batch_rmse": the published notebook's number.
         """
-        pairs = list(zip(targets.T, predictions.T, strict=True))
-        errors = [root_mean_squared_error(*pair) for pair in pairs]
-        scores = {"rmse": float(np.mean(errors))}
+        pairs = list(_known(targets, predictions))
+        errors = _rmses(targets, predictions)
+        scores = {"rmse": float(np.nanmean(errors))}
         if len(pairs) > 1:
             names = self.config.target_columns
             scores |= {f"rmse {name}": float(error) for name, error in zip(names, errors, strict=True)}
-        varied = len(targets) > 1 and all(np.ptp(column) > 0 for pair in pairs for column in pair)
+        varied = all(len(column) > 1 and np.ptp(column) > 0 for pair in pairs for column in pair)
         correlations = {
             "pearson": lambda x, y: pearsonr(x, y)[0],
             "spearman": lambda x, y: spearmanr(x, y)[0],
@@ -71,12 +99,10 @@ class Regression(Task):
         return scores | {"batch_rmse": batch_rmse(targets, predictions)}
 
     def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        return float(
-            np.mean([root_mean_squared_error(*pair) for pair in zip(targets.T, predictions.T, strict=True)])
-        )
+        return float(np.nanmean(_rmses(targets, predictions)))
 
     def errors(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-        """Squared errors, (rows, targets)."""
+        """Squared errors, (rows, targets); NaN where a target is missing."""
         return (predictions - targets) ** 2
 
     def interval(
@@ -87,25 +113,59 @@ class Regression(Task):
     def stack(self, predictions: np.ndarray, targets: np.ndarray):
         """Ridge weights for the models' predictions of each target, their strength cross-validated."""
         alphas = np.logspace(-3, 3, 13)
+        known = [known_rows(column) for column in targets.T]
         ridges = [
-            RidgeCV(alphas=alphas).fit(predictions[:, :, i].T, targets[:, i]) for i in range(targets.shape[1])
+            RidgeCV(alphas=alphas).fit(predictions[:, rows, i].T, targets[rows, i])
+            for i, rows in enumerate(known)
         ]
         return lambda new: np.stack([ridge.predict(new[:, :, i].T) for i, ridge in enumerate(ridges)], axis=1)
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The training rows' mean; least squares on two counts of each text; ridge on TF-IDF."""
-        texts, new = (rows[self.config.text_column].tolist() for rows in (train, held_out))
+        """The training rows' mean; least squares on two counts of each text; ridge on TF-IDF.
+
+        Where targets are missing, each target has a model of its own, fitted to the rows that have it.
+        """
+        texts, new = (rows[self.config.text_column].to_numpy() for rows in (train, held_out))
         targets = self.targets(train)
-        predictions = {
-            "mean": np.repeat(targets.mean(axis=0, keepdims=True), len(new), axis=0),
-            "two counts": predict_from_counts(texts, targets, new),
-        }
-        ridge = Ridge(alpha=1.0, solver="sparse_cg")
-        with contextlib.suppress(ValueError):  # no word occurs twice
-            predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(
-                len(new), -1
-            )
-        return predictions
+        known = ~np.isnan(targets)
+        if known.all():
+            return _baselines(texts.tolist(), targets, new.tolist())
+        by_target = [
+            _baselines(texts[rows].tolist(), column[rows, np.newaxis], new.tolist())
+            for column, rows in zip(targets.T, known.T, strict=True)
+        ]
+        common = [name for name in by_target[0] if all(name in predictions for predictions in by_target)]
+        return {name: np.hstack([predictions[name] for predictions in by_target]) for name in common}
+
+
+def _baselines(texts: list[str], targets: np.ndarray, new: list[str]) -> dict[str, np.ndarray]:
+    predictions = {
+        "mean": np.repeat(targets.mean(axis=0, keepdims=True), len(new), axis=0),
+        "two counts": predict_from_counts(texts, targets, new),
+    }
+    ridge = Ridge(alpha=1.0, solver="sparse_cg")
+    with contextlib.suppress(ValueError):  # no word occurs twice
+        predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(len(new), -1)
+    return predictions
+
+
+def known_rows(column: np.ndarray) -> np.ndarray | slice:
+    """The rows in which a target is known, as an index; a slice, which copies nothing, if it is in all."""
+    known = ~np.isnan(column)
+    return slice(None) if known.all() else known
+
+
+def _known(targets: np.ndarray, predictions: np.ndarray):
+    """Each target's known values, with their predictions."""
+    for target, predicted in zip(targets.T, predictions.T, strict=True):
+        rows = known_rows(target)
+        yield target[rows], predicted[rows]
+
+
+def _rmses(targets: np.ndarray, predictions: np.ndarray) -> list[float]:
+    """The RMSE of each target; NaN where none of its values is known."""
+    pairs = _known(targets, predictions)
+    return [root_mean_squared_error(*pair) if len(pair[0]) else float("nan") for pair in pairs]
 
 
 def batch_rmse(targets: np.ndarray, predictions: np.ndarray, batch_size: int = 4) -> float:
@@ -113,6 +173,6 @@ def batch_rmse(targets: np.ndarray, predictions: np.ndarray, batch_size: int = 4
 
     It reads lower than the true RMSE, since the root of a mean is more than the mean of roots.
     """
-    errors = ((targets - predictions) ** 2).mean(axis=1)
+    errors = np.nanmean((targets - predictions) ** 2, axis=1)
     starts = range(0, len(errors), batch_size)
     return float(np.mean([np.sqrt(errors[start : start + batch_size].mean()) for start in starts]))

@@ -1,15 +1,13 @@
 """Parameter groups with learning rates by layer (LLRD), and optimizers by name."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 from utils.config import Config, InputError
 from utils.machine import runtime
-from utils.modeling.encoders import encoder_layers
+from utils.modeling.encoders import parameter_layers
 from utils.modeling.model import TextModel
 from utils.training.madgrad import MADGRAD
 
@@ -22,7 +20,7 @@ def parameter_groups(model: TextModel, config: Config) -> list[dict]:
     lowest (Howard and Ruder 2018, arXiv:1801.06146). "none": one rate. In the first two, everything outside
     the encoder learns at lr * ``head_lr_factor``. Biases, norms and the head have no weight decay.
 
-    Raises ValueError for an encoder whose layers cannot be told apart.
+    Raises ValueError for an encoder whose layers cannot be told apart, or for a parameter outside them all.
     """
     rates, part_of = _rates(model, config)
     order = list(rates)
@@ -49,33 +47,30 @@ def _rates(model: TextModel, config: Config) -> tuple[dict[str, float], Callable
     """The peak rate of each part of the model, lowest first, and a function from parameter name to part."""
     if config.param_groups == "none":
         return {"all": config.lr}, lambda name: "all"
-    stack, layers = encoder_layers(model.encoder)
-    layer_rates = (_layerwise if config.param_groups == "layerwise" else _in_thirds)(layers, config)
+    layers = parameter_layers(model.encoder)
+    depth = model.config.encoder.num_hidden_layers
+    layer_rates = (_layerwise if config.param_groups == "layerwise" else _in_thirds)(depth, config)
     rates = {"embeddings": config.lr}
     if config.param_groups == "layerwise":
-        rates["embeddings"] *= config.layer_decay ** len(layers)
+        rates["embeddings"] *= config.layer_decay**depth
     rates |= dict(layer_rates) | {"head": config.lr * config.head_lr_factor}
 
     def part_of(name: str) -> str:
         if not name.startswith("encoder."):
             return "head"
-        if layer := re.match(rf"encoder\.{re.escape(stack)}\.(\d+)\.", name):
-            return layer_rates[int(layer[1])][0]
-        # What an encoder has beside embeddings and layers is a norm or projection on top of them.
-        return "embeddings" if "embed" in name else layer_rates[-1][0]
+        layer = layers[name.removeprefix("encoder.")]
+        return "embeddings" if layer < 0 else layer_rates[min(layer, depth - 1)][0]
 
     return rates, part_of
 
 
-def _layerwise(layers: nn.ModuleList, config: Config) -> list[tuple[str, float]]:
+def _layerwise(depth: int, config: Config) -> list[tuple[str, float]]:
     """The part that each layer belongs to, and its rate: a part per layer."""
-    depth = len(layers)
     return [(f"layer {i}", config.lr * config.layer_decay ** (depth - 1 - i)) for i in range(depth)]
 
 
-def _in_thirds(layers: nn.ModuleList, config: Config) -> list[tuple[str, float]]:
+def _in_thirds(depth: int, config: Config) -> list[tuple[str, float]]:
     """The part that each layer belongs to, and its rate: a part per third of the layers."""
-    depth = len(layers)
     tiers = [3 * i // depth for i in range(depth)]
     names = {tier: f"layers {tiers.index(tier)}-{depth - 1 - tiers[::-1].index(tier)}" for tier in set(tiers)}
     return [(names[tier], config.lr * config.tier_factor ** (tier - 1)) for tier in tiers]
