@@ -103,7 +103,7 @@ def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table,
             RuntimeError(
                 "Caught RuntimeError in DataLoader worker process 0.\nTraceback\nOSError: [Errno 28] no"
             ),
-            "a data-loader process failed (OSError: [Errno 28] no); what was saved in here is kept",
+            "a data-loader process died (OSError: [Errno 28] no); what was saved in here is kept",
         ),
         (MemoryError(), "memory ran out (MemoryError); what was saved in here is kept"),
         (OSError(12, "Cannot allocate memory"), "memory ran out (Cannot allocate memory)"),

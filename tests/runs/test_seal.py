@@ -211,7 +211,7 @@ def test_broken_json_is_one_sentence(content, config, folder):
 def test_a_fold_that_an_earlier_version_finished_is_refused_with_the_way_out(config, folder, table):
     for path in [folder / "manifest.json", *folder.glob("*/manifest.json")]:
         path.unlink()
-    refused("has no manifest.json: it was lost, or an earlier version", open_run, config)
+    refused("has no manifest.json: it was lost, or was trained by an earlier version", open_run, config)
     refused("has no manifest.json", fit_fold, config, table)
     fit_fold(replace(config, retrain=True), table)
     open_run(config)

@@ -54,15 +54,16 @@ def find_cause(error: Exception, where: str) -> str | None:
     """
     text, kept = str(error), f"what was saved in {where} is kept"
     reason = short_reason(error) or type(error).__name__
+    of_loader = "DataLoader worker" in text and isinstance(error, OSError | RuntimeError)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return (
             f"memory ran out ({reason}); {kept}: end other programs and run again, or lower batch_size, "
             "eval_batch_size or max_length with retrain=True."
         )
-    if "DataLoader worker" in text and "Caught" in text and isinstance(error, OSError | RuntimeError):
-        reason = text.strip().splitlines()[-1]  # below its traceback
-        return f"a data-loader process failed ({reason}); {kept}: run again with num_workers=0."
-    if "DataLoader worker" in text or isinstance(error, ConnectionError | EOFError):
+    if of_loader or isinstance(error, ConnectionError | EOFError):
+        reason = (
+            text.strip().splitlines()[-1] if of_loader else reason
+        )  # its own error is below its traceback
         return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
     if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
         return f"another process of this fold is gone ({reason}); {kept}: run again."
