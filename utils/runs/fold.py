@@ -25,7 +25,7 @@ from utils.machine import distributed, runtime
 from utils.machine.files import remove_leftovers, write_table
 from utils.machine.runtime import say
 from utils.runs import artifacts, results
-from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors
+from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors, run_again
 from utils.runs.progress import Clock, Progress, current_weights
 from utils.runs.resume import check_same_training, earlier_output, fetch, resume
 from utils.runs.seal import verify
@@ -77,7 +77,7 @@ def find_finished(config: Config, folder: Path, data: str) -> bool:
             close_fold(source)
             check_same_training(artifacts.read_metadata(source), config, data, source)
             if source != folder:
-                with lock_fold(folder), readable_errors(folder):
+                with lock_fold(folder), readable_errors(folder, config):
                     distributed.run_on_main(functools.partial(fetch, source, folder))
             return True
     return False
@@ -93,7 +93,7 @@ def close_fold(folder: Path) -> None:
 
 def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> None:
     """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
-    with distributed.only_main_prints(), readable_errors(folder):
+    with distributed.only_main_prints(), readable_errors(folder, config):
         training = prepare(config, table, config.fold)
         probe(training)
         metadata = describe(training, table, data)
@@ -238,5 +238,5 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
     if reason == "time limit":
         say(
             f"The time limit is reached after step {training.step} of {training.total_steps}; "
-            "the state is saved, run again to go on."
+            f"the state is saved, {run_again(training.config)} to go on."
         )

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from utils.config import InputError
+from utils.config import Config, InputError
 from utils.machine import distributed
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
@@ -35,8 +35,13 @@ def lock_fold(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def run_again(config: Config) -> str:
+    """How to go on from the last saved state."""
+    return "run again without retrain" if config.retrain else "run again"
+
+
 @contextlib.contextmanager
-def readable_errors(folder: Path) -> Iterator[None]:
+def readable_errors(folder: Path, config: Config) -> Iterator[None]:
     """What goes wrong around a training as an InputError with its cause; what has been saved stays."""
     try:
         yield
@@ -44,7 +49,7 @@ def readable_errors(folder: Path) -> Iterator[None]:
         cause = None if isinstance(error, InputError) else find_cause(error, display_path(folder))
         if cause is None:
             raise
-        raise InputError(cause) from None
+        raise InputError(cause.replace("run again", run_again(config))) from None
 
 
 def find_cause(error: Exception, where: str) -> str | None:
