@@ -40,7 +40,7 @@ BUDGETS = {
     "modeling": 900,
     "tasks": 1500,
     "training": 1100,
-    "runs": 1640,
+    "runs": 1650,
     "reporting": 1700,
     "lit": 1450,
     "batch": 1440,
