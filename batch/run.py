@@ -31,6 +31,8 @@ class Batch:
         self.statuses = [Status(job) for job in jobs]
         self.train, self.at_once, self.retries = train, at_once, retries
         self.stop = threading.Event()
+        retrain = any(job.config.retrain for job in jobs)  # which would begin anew once more
+        self.again = "run the command again without retrain" if retrain else "run the same command again"
 
     def run(self) -> None:
         """Train all jobs; returns when each has finished, failed or been stopped."""
@@ -86,7 +88,7 @@ class Batch:
         except Exception as error:
             return State.FAILED, f"{type(error).__name__}: {error}"
         if (job.folder / "result.json").exists():
-            return State.STOPPED, "its time limit was reached; run the same command again"
+            return State.STOPPED, f"its time limit was reached; {self.again}"
         folder = runtime.display_path(job.folder)
         return State.FAILED, f"it ended, but {folder} holds no result; do all machines share this folder?"
 
@@ -98,7 +100,7 @@ class Batch:
             if self.stop.is_set():
                 os._exit(130)  # the supervisors notice, and still let the jobs save
             self.stop.set()
-            say("Stopping: the folds save their states; run the same command again to resume.")
+            say(f"Stopping: the folds save their states; {self.again} to resume.")
 
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         previous = {number: signal.signal(number, handle) for number in numbers}

@@ -1,6 +1,7 @@
 """The command line: ``python -m utils``, and ``make help``."""
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -102,6 +103,55 @@ def test_predictions_go_to_stdout_and_are_those_of_the_fold(fold, texts, capsys)
     assert predictions["id"].tolist() == expected["id"].tolist()
     assert predictions["target"].to_numpy() == pytest.approx(expected["averaged"].to_numpy(), abs=1e-5)
     assert predictions["target"].nunique() > 1
+
+
+TRAIN = [
+    "train",
+    "-p",
+    "preset",
+    "tiny",
+    "-p",
+    "precision",
+    "fp32",
+    "-p",
+    "epochs",
+    "6",
+    "-p",
+    "swa_start",
+    "5",
+]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "| head -1",
+        pytest.param("> /dev/full", marks=pytest.mark.full),
+        pytest.param("| cat", marks=pytest.mark.full),
+    ],
+)
+def test_a_training_goes_on_when_nobody_reads_what_it_prints(end, tmp_path):
+    command = f"set -o pipefail; {sys.executable} -m utils {' '.join(TRAIN)} -p output_dir {tmp_path} {end}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=runtime.ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "tiny" / "fold-0" / "manifest.json").exists()
+
+
+def test_predictions_that_cannot_be_printed_are_no_traceback(fold, texts, monkeypatch):
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        message = run("predict", fold / "last", texts)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), full.fileno())
+    assert message.startswith("InputError: standard output cannot be written (No space left on device); name")
+    message = run("predict", fold / "last", texts, "--output", "/dev/null/scores.csv")
+    assert message.startswith("InputError: /dev/null/scores.csv cannot be written (")
 
 
 def test_predictions_go_to_a_file(fold, texts, tmp_path, capsys):

@@ -35,15 +35,15 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
-    "machine": 1050,
+    "machine": 1100,
     "data": 950,
     "modeling": 900,
     "tasks": 1500,
     "training": 1100,
-    "runs": 1500,
+    "runs": 1650,
     "reporting": 1700,
     "lit": 1450,
-    "batch": 1400,
+    "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.
 CORE = [

@@ -5,6 +5,7 @@ Each command imports what it needs when it runs, so that ``environment`` works e
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 import webbrowser
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(options.command(options))
     except InputError as error:
         sys.exit(f"InputError: {error}")
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -106,16 +110,24 @@ def train(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     from utils.data.reading import read_table
-    from utils.machine.files import write_table
+    from utils.machine.files import short_reason, write_table
     from utils.runs.predict import predict
 
     table = read_table(options.texts)
     with contextlib.redirect_stdout(sys.stderr):  # standard output holds the CSV and nothing else
         predictions = predict(options.folder, table, options.text_column or "")
-    if options.output:
-        write_table(options.output, predictions)
-    else:
-        predictions.to_csv(sys.stdout, index=False)
+    where = options.output or "standard output"
+    try:
+        if options.output:
+            write_table(options.output, predictions)
+        else:
+            print(predictions.to_csv(index=False), end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except (OSError, UnicodeEncodeError) as error:
+        raise InputError(
+            f"{where} cannot be written ({short_reason(error)}); name a file: --output."
+        ) from None
 
 
 def lit(options: argparse.Namespace) -> None:

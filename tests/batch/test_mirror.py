@@ -1,7 +1,6 @@
 """A run's copy at another address: what is copied, in which order, and what a broken copy leaves."""
 
 import re
-import shutil
 import signal
 from pathlib import Path
 
@@ -9,9 +8,11 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from batch import execute, grid
-from batch.mirror import Mirror, discard
+from batch.mirror import Mirror, synchronize
 from tests.batch.helpers import LONG, files, finish, has_state, start, wait_for, write
 from tests.runs.helpers import assert_same
+from utils.config import InputError
+from utils.runs.seal import seal
 
 STATES = ["fold-0/state/step-1/manifest.json", "fold-0/state/step-1/model.safetensors"]
 
@@ -51,8 +52,7 @@ def test_of_a_fold_the_copy_that_is_further_on_stays(tmp_path):
     other.pull("fold-0")
     assert (tmp_path / "other" / "fold-0" / "history.csv").read_text() == "new"
     write(there, "fold-0/result.json")
-    for step in (1, 2):
-        shutil.rmtree(there / "fold-0" / "state" / f"step-{step}", ignore_errors=True)
+    seal(there / "fold-0", ["result.json"])
     mirror.pull("fold-0")
     assert (here / "fold-0" / "result.json").exists()
     assert not (here / "fold-0" / "state").exists(), "a finished fold needs none"
@@ -140,13 +140,62 @@ def test_a_fold_that_fails_is_copied_too(workspace, monkeypatch):
     assert files(workspace / "there" / "tiny") == {"fold-0/run.json", "02_fold0.ipynb"}
 
 
-def test_a_fold_is_discarded_here_and_at_the_mirror(workspace):
+def test_a_damaged_finished_fold_is_not_pulled_and_retraining_is_the_way_out(workspace):
     (job,) = grid.expand({"preset": "tiny", "fold": 0})
-    for folder in (job.run_folder, workspace / "there" / "tiny"):
-        write(folder, "fold-0/result.json", "fold-1/result.json")
-    discard(job, f"file://{workspace}/there")
-    for folder in (job.run_folder, workspace / "there" / "tiny"):
-        assert files(folder) - {".fold-0.lock"} == {"fold-1/result.json"}
+    there = workspace / "there" / "tiny"
+    write(there, "fold-0/result.json", "fold-0/averaged/model.safetensors")
+    seal(there / "fold-0")
+    write(there, "fold-0/averaged/model.safetensors", content="altered")
+    url = f"file://{workspace}/there"
+    words = "there/tiny/fold-0/averaged/model.safetensors is missing, cut short or altered; .*retrain=True"
+    with pytest.raises(InputError, match=words):
+        synchronize([job], url)
+    assert not job.folder.exists()
+    synchronize([job.replace(retrain=True)], url)
+
+
+def test_a_fold_that_was_killed_after_its_seal_is_cleaned_up_and_completed_at_the_mirror(workspace):
+    (job,) = grid.expand({"preset": "tiny", "fold": 0})
+    there = workspace / "there" / "tiny"
+    for folder in (job.run_folder, there):
+        write(folder, *STATES, "fold-0/history.csv")
+    write(job.run_folder, "fold-0/result.json")
+    seal(job.folder, ["result.json", "history.csv"])
+    synchronize([job], f"file://{workspace}/there")
+    whole = {"fold-0/result.json", "fold-0/history.csv", "fold-0/manifest.json"}
+    assert files(there) == files(job.run_folder) - {".fold-0.lock"} == whole
+
+
+def test_a_new_training_is_not_replaced_by_the_old_one_at_the_mirror(workspace):
+    (job,) = grid.expand({"preset": "tiny", "fold": 0, "retrain": True})
+    there = workspace / "there" / "tiny"
+    mirror = Mirror(job.run_folder, f"file://{there}")
+    write(there, "fold-0/run.json", content='{"started": "2026-01-01"}')
+    write(there, "fold-0/result.json")
+    seal(there / "fold-0")
+    mirror.push("fold-0")
+    assert len(files(there)) == 3, "a fold that never began here has removed its copy"
+    write(job.run_folder, "fold-0/run.json", content='{"started": "2026-01-02"}')
+    mirror.pull("fold-0")
+    assert files(job.folder) == {"run.json"}
+    mirror.push("fold-0")
+    assert files(there) == {"fold-0/run.json"}
+
+
+def test_the_old_seal_goes_before_the_new_files_come(workspace, monkeypatch):
+    """Broken off in between, the copy must not look like a finished fold that is damaged."""
+    there = workspace / "there"
+    write(there, "fold-0/result.json")
+    seal(there / "fold-0")
+    write(workspace / "here", "fold-0/run.json", "fold-0/best/model.safetensors")
+
+    def broken(self, source, target, **options):
+        raise ConnectionError
+
+    monkeypatch.setattr(LocalFileSystem, "put_file", broken)
+    with pytest.raises(ConnectionError):
+        Mirror(workspace / "here", f"file://{there}").push("fold-0")
+    assert files(there) == {"fold-0/result.json"}
 
 
 def test_a_training_resumes_on_another_machine_from_the_mirror(tmp_path, uninterrupted):

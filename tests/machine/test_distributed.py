@@ -267,6 +267,23 @@ def test_the_error_of_the_process_that_failed_first_is_raised(capfd):
         distributed.launch(fail, (ZeroDivisionError(),), 2)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_killed_is_named_and_the_next_run_resumes(rank, tiny, tiny_table, monkeypatch):
+    check_divergence = fold.check_divergence
+
+    def kill(training):
+        if training.step == 9 and distributed.processes().process_index == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        check_divergence(training)
+
+    config = tiny(devices=2, save_every=1, **EQUAL)
+    monkeypatch.setattr(fold, "check_divergence", kill)
+    with pytest.raises(InputError, match=rf"^process {rank} was killed \(SIGKILL\), .*run again to resume.$"):
+        fit_fold(config, tiny_table)
+    monkeypatch.setattr(fold, "check_divergence", check_divergence)
+    assert artifacts.is_finished(fit_fold(config, tiny_table))
+
+
 def test_memory_that_ran_out_elsewhere_is_an_error_everywhere(tmp_path):
     def run_out():
         if distributed.processes().process_index == 1:

@@ -1,3 +1,4 @@
+import os
 import random
 import sys
 from types import SimpleNamespace
@@ -89,3 +90,19 @@ def test_random_states_can_be_restored():
     assert draw() != first
     runtime.restore_random_states(states, torch.device("cpu"))
     assert draw() == first
+
+
+@pytest.mark.parametrize("output", ["a pipe that nobody reads", "a full disk", "ascii", "closed"])
+def test_what_cannot_be_printed_ends_no_training(output, monkeypatch, tmp_path):
+    path, (reader, writer) = tmp_path / "out", os.pipe()
+    os.close(reader)
+    targets = {"a pipe that nobody reads": writer, "a full disk": "/dev/full"}
+    with open(targets.get(output, path), "w", encoding="ascii") as stream:
+        if output == "closed":
+            stream.close()
+        monkeypatch.setattr("sys.stdout", stream)
+        for _ in range(3):
+            runtime.say("epoch 1 \N{MIDDLE DOT} \udcff" if output == "ascii" else "epoch 1")
+        # It is closed here, as Python does when it ends, and that must not fail either.
+    if output == "ascii":
+        assert path.read_text() == "epoch 1 \\xb7 \\udcff\n" * 3

@@ -4,14 +4,17 @@ import dataclasses
 import multiprocessing
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from tests.runs.helpers import OPTIONS, Stop, assert_same
+from tests.runs.helpers import OPTIONS, Stop, assert_same, call_at
 from utils.config import InputError
 from utils.data import tokens
 from utils.machine import files, runtime
@@ -57,7 +60,9 @@ def test_a_loss_that_is_not_finite_names_its_step_and_texts(poison, tiny, tiny_t
     assert seal.read_manifest(newest)["step"] == 4, "not the last good state"
 
 
-@pytest.mark.parametrize("file", ["best", "history.csv", "last", "predictions.csv", "result.json"])
+@pytest.mark.parametrize(
+    "file", ["best", "history.csv", "last", "predictions.csv", "result.json", "manifest.json"]
+)
 def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table, monkeypatch):
     full = OSError(28, "No space left on device")
     save_model, atomic_file = artifacts.save_model, files.atomic_file
@@ -84,6 +89,105 @@ def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table,
     monkeypatch.setattr(artifacts, "save_model", save_model)
     monkeypatch.setattr(files, "atomic_file", atomic_file)
     assert_same(whole, fit_fold(config, tiny_table))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (BrokenPipeError(32, "Broken pipe"), "a data-loader process died (Broken pipe)"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "signal: Killed.); what was",
+        ),
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nTraceback\nOSError: [Errno 28] no"
+            ),
+            "a data-loader process died (OSError: [Errno 28] no); what was saved in here is kept",
+        ),
+        (MemoryError(), "memory ran out (MemoryError); what was saved in here is kept"),
+        (OSError(12, "Cannot allocate memory"), "memory ran out (Cannot allocate memory)"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "memory ran out (CUDA out of memory. Tried"),
+        (
+            RuntimeError("[../gloo] Connection closed by peer [127.0.0.1]:1"),
+            "another process of this fold is gone",
+        ),
+        (
+            Exception("No space left on device (os error 28)"),
+            "here cannot be written (No space left on device",
+        ),
+        (OSError(122, "Disk quota exceeded"), "here cannot be written (Disk quota exceeded)"),
+        (Exception("a fault of the code"), None),
+        (ValueError("a fault of the code"), None),
+        (RuntimeError("a fault of the code"), None),
+    ],
+    ids=repr,
+)
+def test_what_goes_wrong_is_told_with_its_cause_and_a_fault_of_the_code_is_not_hidden(error, words):
+    cause = guards.find_cause(error, "here")
+    assert (cause is None) if words is None else (words in cause and "\n" not in cause)
+
+
+def test_memory_that_runs_out_on_the_cpu_is_told(whole, tiny, tiny_table, monkeypatch):
+    restore = call_at(9, lambda: torch.zeros(2**55), monkeypatch)
+    config = tiny(run="large", save_every=1, **OPTIONS)
+    with pytest.raises(
+        InputError, match=r"memory ran out \(.*you tried to allocate.*lower batch_size"
+    ) as caught:
+        fit_fold(config, tiny_table)
+    assert "cannot be written" not in str(caught.value)
+    restore()
+    assert_same(whole, fit_fold(config, tiny_table))
+
+
+LIMITS = [2_000, 60_000, 300_000, 500_000, 900_000]
+
+
+@pytest.mark.parametrize(
+    "limit", [pytest.param(n, marks=pytest.mark.full) for n in LIMITS if n != 60_000] + [60_000]
+)
+def test_files_that_may_not_grow_end_in_a_sentence_whoever_writes_them(limit, tiny, tiny_table):
+    """A real limit of the system, which safetensors, tokenizers, torch and Python report each in its way."""
+    config = tiny(save_every=1)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+
+    def train():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        try:
+            fit_fold(config, tiny_table)
+        except Exception as error:
+            sender.send(repr(error))
+
+    encoder_source("tiny")  # which is made with other limits
+    process = multiprocessing.get_context("fork").Process(target=train)
+    process.start()
+    process.join()
+    assert receiver.poll(), "no error was raised"
+    assert re.match(r"InputError\(.*(cannot be written|could not be saved).*File too large", receiver.recv())
+    folder = artifacts.fold_folder(config)
+    assert not [path for path in folder.parent.rglob(".*") if path.name != ".fold-0.lock"]
+    assert artifacts.is_finished(fit_fold(config, tiny_table))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"run": "r" * 300}, "is too long a path; set a shorter run or output_dir"),
+        ({"output_dir": "/".join(["d" * 200] * 20)}, "is too long a path; set a shorter run or output_dir"),
+        ({"output_dir": "out\udcff"}, r"is not UTF-8; set another run or output_dir"),
+        ({"resume_from": "/".join(["d" * 300] * 20)}, "holds no fold of run 'tiny'; check the path"),
+        ({"resume_from": "earlier\udcff"}, "holds no fold of run 'tiny'; check the path"),
+    ],
+    ids=["run", "deep", "bytes", "long earlier output", "earlier output in bytes"],
+)
+def test_paths_that_cannot_be_are_refused_before_anything_is_written(
+    overrides, words, tiny, tiny_table, workspace
+):
+    with pytest.raises(InputError, match=words) as caught:
+        fit_fold(tiny(**overrides), tiny_table)
+    assert "\n" not in str(caught.value)
+    assert not (workspace / "output" / "tiny").exists()
 
 
 @pytest.mark.parametrize("where", [".", "output", "output/locked"])

@@ -14,7 +14,7 @@ from tests.runs.helpers import Stop, assert_same, stop_after
 from utils import open_run, predict
 from utils.config import Config, InputError
 from utils.machine import files, precision
-from utils.runs import artifacts, checkpoint, seal
+from utils.runs import artifacts, checkpoint, guards, seal
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table
 
@@ -28,11 +28,20 @@ DAMAGES = {
 }
 
 
+def full(value):
+    return pytest.param(value, marks=pytest.mark.full)
+
+
 def change(path, damage):
     content = DAMAGES[damage](path.read_bytes()) if DAMAGES[damage] else None
     path.unlink()
     if content is not None:
         path.write_bytes(content)
+
+
+def train_until_stopped(config, table):
+    with pytest.raises(Stop):
+        fit_fold(config, table)
 
 
 def make_config(output):
@@ -58,9 +67,9 @@ def finished(tmp_path_factory, table):
 def stopped(tmp_path_factory, table):
     """The output folder of the same run, killed in step 6 of 9."""
     output = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+    with pytest.MonkeyPatch.context() as patch:
         stop_after(6, patch)
-        fit_fold(make_config(output), table)
+        train_until_stopped(make_config(output), table)
     return output
 
 
@@ -120,8 +129,8 @@ def test_no_file_of_a_finished_fold_changes_unnoticed(damage, config, folder, ta
 def test_retraining_is_a_way_out_of_any_damage(config, folder, table):
     for name in ("manifest.json", "run.json", "averaged/config.json"):
         change(folder / name, "one byte")
-        fit_fold(replace(config, retrain=True), table)
-        open_run(config)
+    fit_fold(replace(config, retrain=True), table)
+    assert list(open_run(config).folders) == [0]
 
 
 def test_weights_of_another_fold_or_epoch_are_noticed(config, folder):
@@ -202,7 +211,7 @@ def test_broken_json_is_one_sentence(content, config, folder):
 def test_a_fold_that_an_earlier_version_finished_is_refused_with_the_way_out(config, folder, table):
     for path in [folder / "manifest.json", *folder.glob("*/manifest.json")]:
         path.unlink()
-    refused("has no manifest.json: it was lost, or an earlier version", open_run, config)
+    refused("has no manifest.json: it was lost, or was trained by an earlier version", open_run, config)
     refused("has no manifest.json", fit_fold, config, table)
     fit_fold(replace(config, retrain=True), table)
     open_run(config)
@@ -256,9 +265,9 @@ def test_killed_between_the_seal_and_the_removal_of_the_state(
             raise Stop
         rmtree(path, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", stop)
-        fit_fold(unfinished, table)
+        train_until_stopped(unfinished, table)
     folder = artifacts.fold_folder(unfinished)
     assert (folder / "state").exists()
     assert list(open_run(unfinished).folders) == [0]
@@ -268,7 +277,7 @@ def test_killed_between_the_seal_and_the_removal_of_the_state(
     assert_same(finished / "tiny" / "fold-0", folder)
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "result.json", "manifest.json"])
+@pytest.mark.parametrize("name", [full("predictions.csv"), full("result.json"), "manifest.json"])
 def test_killed_before_the_seal_the_results_are_written_again(name, finished, unfinished, table, monkeypatch):
     atomic_file = files.atomic_file
 
@@ -277,9 +286,9 @@ def test_killed_before_the_seal_the_results_are_written_again(name, finished, un
             raise Stop
         return atomic_file(path)
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(files, "atomic_file", write)
-        fit_fold(unfinished, table)
+        train_until_stopped(unfinished, table)
     assert not artifacts.is_finished(artifacts.fold_folder(unfinished))
     assert_same(finished / "tiny" / "fold-0", fit_fold(unfinished, table))
 
@@ -300,7 +309,7 @@ def test_a_killed_run_leaves_no_litter(finished, unfinished, table):
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
 def test_killed_while_a_new_training_replaces_a_finished_fold(moment, config, folder, table, monkeypatch):
     """The old fold or the new one is there, never half of either."""
-    replace_, calls = os.replace, []
+    replace_, calls, started = os.replace, [], artifacts.read_metadata(folder)["started"]
 
     def kill(source, target):
         if os.path.basename(target) in ("old", "fold-0"):
@@ -311,16 +320,35 @@ def test_killed_while_a_new_training_replaces_a_finished_fold(moment, config, fo
         if len(calls) == 2:
             raise Stop
 
-    with monkeypatch.context() as patch, pytest.raises(Stop):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "replace", kill)
         patch.setattr(files.tempfile.TemporaryDirectory, "cleanup", lambda self: None)
         patch.setattr(files.tempfile.TemporaryDirectory, "__exit__", lambda *arguments: None)
-        fit_fold(replace(config, retrain=True), table)
+        train_until_stopped(replace(config, retrain=True), table)
     if moment == "after":
         assert [path.name for path in folder.iterdir()] == ["run.json"]
     else:
         fit_fold(config, table)
+        assert artifacts.read_metadata(folder)["started"] == started
         assert list(open_run(config).folders) == [0]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [{"encoder": "nobody/nothing"}, {"precision": "fp16"}, {"max_length": 600}, {"swa_every": 100}, "disk"],
+    ids=str,
+)
+def test_retraining_that_cannot_work_leaves_the_old_fold(overrides, config, folder, table, monkeypatch):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    if overrides == "disk":
+        usage = shutil.disk_usage(folder)._replace(free=0)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+        monkeypatch.setattr(guards, "disk_needed", lambda training: 2**40)
+        overrides = {}
+    with pytest.raises(InputError):
+        fit_fold(replace(config, retrain=True, **overrides), table)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    open_run(config)
 
 
 # --- the best weights of an unfinished fold ----------------------------------------------------------------
@@ -389,7 +417,7 @@ def test_a_weight_that_is_loaded_otherwise_is_named_and_nothing_is_saved(tiny, t
     assert not any((folder / name).exists() for name in artifacts.WEIGHTS)
 
 
-@pytest.mark.parametrize("wrong", ["scale", "tokenizer", "mode"])
+@pytest.mark.parametrize("wrong", ["scale", full("tokenizer"), full("mode")])
 def test_a_saved_model_with_other_scores_does_not_finish_its_fold(wrong, tiny, tiny_table, monkeypatch):
     load = artifacts.load_model
 
@@ -415,6 +443,7 @@ def test_a_saved_model_with_other_scores_does_not_finish_its_fold(wrong, tiny, t
     monkeypatch.undo()
 
 
+@pytest.mark.full
 def test_rounding_in_half_precision_is_no_difference(tiny, tiny_table, monkeypatch):
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: True)
     folder = fit_fold(tiny(precision="bf16", epochs=6, swa_start=4.0, lr=5e-3), tiny_table)

@@ -43,6 +43,16 @@ def test_a_signal_saves_and_stops_and_the_next_run_resumes(number, whole, tiny, 
     assert_same(whole, fit_fold(config, tiny_table))
 
 
+def test_after_a_stop_the_way_on_is_the_command_without_retrain(tiny, tiny_table, monkeypatch, capsys):
+    config = tiny(retrain=True, run="stopped")
+    restore = call_at(2, lambda: os.kill(os.getpid(), signal.SIGTERM), monkeypatch)
+    with pytest.raises(InputError, match="the state is saved, run again without retrain to go on"):
+        fit_fold(config, tiny_table)
+    restore()
+    fit_fold(tiny(run="stopped"), tiny_table)
+    assert "going on from step 2 of 6" in capsys.readouterr().out
+
+
 def test_what_a_time_limit_leaves_is_consistent(tiny, tiny_table, monkeypatch):
     """Stopped between two evaluations, the predictions are those of the weights beside them."""
     clock = itertools.chain(range(8), itertools.count(7200))

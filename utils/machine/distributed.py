@@ -11,6 +11,7 @@ import gc
 import logging
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -74,10 +75,22 @@ def launch(function: Callable, arguments: tuple, count: int) -> None:
             errors = _receive_errors(receiver)
             if first_rank in errors:
                 raise errors[first_rank] from None
+            check_killed(error)
             raise
         except SignalException as error:
-            signal = error.sigval.name
-            raise InputError(f"stopped by {signal}; what was saved is kept, run again to resume.") from None
+            name = error.sigval.name
+            raise InputError(f"stopped by {name}; what was saved is kept, run again to resume.") from None
+
+
+def check_killed(error: ChildFailedError) -> None:
+    """Raise InputError if one of the processes was killed from outside; the others fail after it."""
+    for rank, failure in error.failures.items():
+        if failure.exitcode in (-signal.SIGKILL, -signal.SIGBUS):
+            name = signal.Signals(-failure.exitcode).name
+            raise InputError(
+                f"process {rank} was killed ({name}), as the system does when memory runs out; "
+                "what was saved is kept, run again to resume."
+            ) from None
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from utils.runs import checkpoint
 from utils.runs.seal import MANIFEST, RETRAIN, WAY_OUT, read_json, seal, verify
 
 WEIGHTS = ("last", "best", "averaged")
-_EARLIER_VERSION = f"was trained by an earlier version of this suite, which this one cannot read; {RETRAIN}"
+_NO_SEAL = f"has no {MANIFEST}: it was lost, or was trained by an earlier version of this suite; {RETRAIN}"
 
 
 def fold_folder(config: Config, fold: int | None = None) -> Path:
@@ -49,7 +49,7 @@ def fold_folder(config: Config, fold: int | None = None) -> Path:
 
 def is_fold(folder: Path) -> bool:
     """Whether a training has begun here, by this version or an earlier one."""
-    return any((folder / name).exists() for name in ("run.json", MANIFEST, "state", "config.json"))
+    return any((folder / name).exists() for name in ("run.json", MANIFEST, "state", "result.json"))
 
 
 def is_finished(folder: Path) -> bool:
@@ -62,10 +62,7 @@ def is_finished(folder: Path) -> bool:
     if checkpoint.latest(folder / "state") or not (folder / "result.json").is_file():
         return False
     if read_result(folder).get("finished", True):
-        where = runtime.display_path(folder)
-        raise InputError(
-            f"{where} has no {MANIFEST}: it was lost, or an earlier version finished this fold; {RETRAIN}"
-        )
+        raise InputError(f"{runtime.display_path(folder)} {_NO_SEAL}")
     return False
 
 
@@ -74,13 +71,8 @@ def is_finished(folder: Path) -> bool:
 
 def start_fold(folder: Path, metadata: dict) -> None:
     """Replace ``folder`` by an empty one with a run.json that says what is being trained."""
-    try:
-        with atomic_folder(folder) as new:
-            write_json(new / "run.json", metadata)
-    except OSError as error:
-        raise InputError(
-            f"{runtime.display_path(folder)} cannot be written ({error.strerror}); set output_dir."
-        ) from None
+    with atomic_folder(folder) as new:
+        write_json(new / "run.json", metadata)
 
 
 def seal_fold(folder: Path) -> None:
@@ -168,11 +160,9 @@ def _why_no_model(folder: Path) -> str:
     if not os.path.isfile(folder / "model.safetensors"):
         return f"{where} holds no model; name a folder of weights, or train that fold with notebook 02."
     model_type = read_json(folder / "config.json").get("model_type")
-    if model_type == "text_regressor":
-        return f"{where} {_EARLIER_VERSION}"
-    if model_type != TextModelConfig.model_type:
-        return f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
-    return f"{where}/{MANIFEST} is missing; {WAY_OUT}"
+    if model_type in (TextModelConfig.model_type, "text_regressor"):
+        return f"{where} {_NO_SEAL}"
+    return f"{where} holds a {model_type} model, not one of this suite's; name a fold's weights."
 
 
 def weights_folder(folder: Path, weights: str) -> Path:
@@ -198,10 +188,7 @@ def read_result(folder: Path) -> dict:
 
 def read_metadata(folder: Path) -> dict:
     """A fold's run.json: the Config it was trained with, and on what."""
-    folder = Path(folder)
-    if not (folder / "run.json").exists() and (folder / "config.json").exists():
-        raise InputError(f"{runtime.display_path(folder)} {_EARLIER_VERSION}")
-    return _read(folder, "run.json", "config", "precision", "data")
+    return _read(Path(folder), "run.json", "config", "precision", "data")
 
 
 def _read(folder: Path, name: str, *parts: str) -> dict:

@@ -25,12 +25,7 @@ from utils.machine import distributed, runtime
 from utils.machine.files import remove_leftovers, write_table
 from utils.machine.runtime import say
 from utils.runs import artifacts, results
-from utils.runs.guards import (
-    check_disk_space,
-    check_divergence,
-    lock_fold,
-    readable_errors,
-)
+from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors, run_again
 from utils.runs.progress import Clock, Progress, current_weights
 from utils.runs.resume import check_same_training, check_second_stage, earlier_output, fetch, resume
 from utils.runs.seal import verify
@@ -84,7 +79,7 @@ def find_finished(config: Config, folder: Path, data: str) -> bool:
             close_fold(source)
             check_same_training(artifacts.read_metadata(source), config, data, source)
             if source != folder:
-                with lock_fold(folder), readable_errors(folder):
+                with lock_fold(folder), readable_errors(folder, config):
                     distributed.run_on_main(functools.partial(fetch, source, folder))
             return True
     return False
@@ -100,13 +95,15 @@ def close_fold(folder: Path) -> None:
 
 def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> None:
     """Prepare, resume or begin, train, write the results: what each process that shares the fold does."""
-    with distributed.only_main_prints(), readable_errors(folder):
+    with distributed.only_main_prints(), readable_errors(folder, config):
         training = prepare(config, table, config.fold)
         probe(training)
         metadata = describe(training, table, data)
         with lock_fold(folder):
             parts = [folder / name for name in (*artifacts.WEIGHTS, "snapshots")]
             distributed.run_on_main(lambda: remove_leftovers(folder, *parts))
+            if not config.retrain and artifacts.is_finished(folder):
+                return  # put back just now, or finished by another run while this one was prepared
             distributed.run_on_main(lambda: check_disk_space(training, folder))
             progress = resume(training, folder, metadata)
             if progress is None:  # the first thing that replaces an earlier training
@@ -243,5 +240,5 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
     if reason == "time limit":
         say(
             f"The time limit is reached after step {training.step} of {training.total_steps}; "
-            "the state is saved, run again to go on."
+            f"the state is saved, {run_again(training.config)} to go on."
         )

@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from utils.config import InputError
+from utils.config import Config, InputError
 from utils.machine import distributed
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
@@ -35,8 +35,13 @@ def lock_fold(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def run_again(config: Config) -> str:
+    """How to go on from the last saved state."""
+    return "run again without retrain" if config.retrain else "run again"
+
+
 @contextlib.contextmanager
-def readable_errors(folder: Path) -> Iterator[None]:
+def readable_errors(folder: Path, config: Config) -> Iterator[None]:
     """What goes wrong around a training as an InputError with its cause; what has been saved stays."""
     try:
         yield
@@ -44,7 +49,7 @@ def readable_errors(folder: Path) -> Iterator[None]:
         cause = None if isinstance(error, InputError) else find_cause(error, display_path(folder))
         if cause is None:
             raise
-        raise InputError(cause) from None
+        raise InputError(cause.replace("run again", run_again(config))) from None
 
 
 def find_cause(error: Exception, where: str) -> str | None:
@@ -54,15 +59,16 @@ def find_cause(error: Exception, where: str) -> str | None:
     """
     text, kept = str(error), f"what was saved in {where} is kept"
     reason = short_reason(error) or type(error).__name__
+    of_loader = "DataLoader worker" in text and isinstance(error, OSError | RuntimeError)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return (
             f"memory ran out ({reason}); {kept}: end other programs and run again, or lower batch_size, "
             "eval_batch_size or max_length with retrain=True."
         )
-    if "DataLoader worker" in text and "Caught" in text and isinstance(error, OSError | RuntimeError):
-        reason = text.strip().splitlines()[-1]  # below its traceback
-        return f"a data-loader process failed ({reason}); {kept}: run again with num_workers=0."
-    if "DataLoader worker" in text or isinstance(error, ConnectionError | EOFError):
+    if of_loader or isinstance(error, ConnectionError | EOFError):
+        reason = (
+            text.strip().splitlines()[-1] if of_loader else reason
+        )  # its own error is below its traceback
         return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
     if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
         return f"another process of this fold is gone ({reason}); {kept}: run again."

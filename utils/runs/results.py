@@ -51,11 +51,10 @@ def save(training: Training, model: nn.Module, folder: Path) -> None:
 def check_scores(training: Training, table: pd.DataFrame, folder: Path, predictions: np.ndarray) -> None:
     """Raise InputError if the model in ``folder`` does not predict for some held-out texts as in training.
 
-    It predicts in float32 on the CPU, where there is memory for it, while ``predictions`` may have been made
-    in half precision and on another device. So the two may differ by what such rounding adds up to over an
-    encoder's layers, taken as 64 units of the last place (2**-8 in bf16, 2**-11 in fp16 and TF32) of the
-    targets' standard deviation: a quarter of it in bf16, 0.03 otherwise. That every weight is loaded as it
-    was saved is checked to the last bit where it is saved; this looks for whatever else may be lost.
+    It reads them in float32 on the CPU; ``predictions`` may come from half precision and another device, and
+    may differ by what rounding adds up to over the layers: 64 units of the last place (2**-8 in bf16, 2**-11
+    in fp16 and TF32) of the targets' standard deviation, which is a quarter of it in bf16 and 0.03 otherwise.
+    Weights were compared to the last bit when they were saved; this finds whatever else may be lost.
     """
     rows = np.unique(np.linspace(0, len(predictions) - 1, 8).astype(int))
     model, tokenizer = artifacts.load_model(folder)

@@ -1,5 +1,6 @@
 """Resuming a fold where an earlier run was stopped: what is saved, compared and restored."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -26,10 +27,11 @@ def earlier_output(config: Config) -> Path | None:
         return None
     root, name = Path(config.resume_from), f"fold-{config.fold}"
     candidates = [root, root / name, root / config.run_name / name, root / "output" / config.run_name / name]
-    for folder in candidates:
+    possible = [folder for folder in candidates if os.path.isdir(folder.parent)]
+    for folder in possible:
         if folder.name == name and artifacts.is_fold(folder):
             return folder
-    others = [other for folder in candidates[1:] for other in folder.parent.glob("fold-*")]
+    others = [other for folder in possible if folder != root for other in folder.parent.glob("fold-*")]
     if not any(map(artifacts.is_fold, others)):
         raise InputError(
             f"resume_from={config.resume_from!r} holds no fold of run {config.run_name!r}; check the path."
@@ -113,10 +115,9 @@ def fetch(source: Path, folder: Path, state: Path | None = None) -> None:
     """Copy an earlier session's fold, which may be read-only, with one of its states alone."""
     with atomic_folder(folder) as new:
         shutil.copytree(source, new, ignore=shutil.ignore_patterns("state"), dirs_exist_ok=True)
+        new.chmod(0o755)
         if state is not None:
             shutil.copytree(state, new / "state" / state.name)
-        for path in [new, *new.rglob("*")]:
-            path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def save_state(training: Training, folder: Path, metadata: dict, progress: Progress) -> None:

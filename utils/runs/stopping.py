@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.config import InputError
 from utils.machine import distributed
-from utils.runs.guards import check_finite_losses
+from utils.runs.guards import check_finite_losses, run_again
 from utils.runs.progress import Progress
 from utils.runs.resume import save_state
 from utils.training.setup import Training
@@ -74,7 +74,8 @@ class Stopper:
         if self.signal:
             name = signal.Signals(self.signal).name
             raise InputError(
-                f"stopped by {name} after step {self.training.step}; the state is saved, run again to go on."
+                f"stopped by {name} after step {self.training.step}; the state is saved, "
+                f"{run_again(self.training.config)} to go on."
             )
 
 
