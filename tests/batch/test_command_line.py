@@ -45,6 +45,7 @@ def holds(process, path):
         return False
 
 
+@pytest.mark.full
 def test_a_killed_fold_resumes_and_ends_the_same(tmp_path, uninterrupted):
     batch = start(*LONG, "--fold", "0,1", "--jobs", 2, "--no-evaluation", cwd=tmp_path)
     for fold in (0, 1):
@@ -60,6 +61,7 @@ def test_a_killed_fold_resumes_and_ends_the_same(tmp_path, uninterrupted):
     assert re.search(r"from step \d+ of", (folder / "02_fold1.ipynb").read_text()), "it resumed"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
 def test_interrupted_it_saves_and_a_second_call_resumes(number, tmp_path, uninterrupted):
     words = [*LONG, "--fold", "0,1", "--jobs", 2, "--no-evaluation"]
@@ -101,6 +103,7 @@ os.replace = full
 """
 
 
+@pytest.mark.full
 def test_a_disk_that_is_full_for_one_fold_is_reported_and_the_others_end(tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(FULL_DISK)
