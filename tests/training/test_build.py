@@ -50,3 +50,10 @@ def test_a_damaged_fold_is_no_encoder(first, tiny):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(InputError, match="its weights cannot be loaded"):
         build_model(tiny(encoder=str(first)))
+
+
+def test_another_fold_of_the_same_data_has_seen_what_this_one_holds_out(first, tiny, tiny_table, workspace):
+    config = tiny(encoder=str(first), run="leaking", fold=1)
+    with pytest.raises(InputError, match=r"is fold 0 of the same data.*name the weights of fold 1"):
+        fit_fold(config, tiny_table)
+    assert not (workspace / "output" / "leaking").exists()

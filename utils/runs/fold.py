@@ -27,7 +27,7 @@ from utils.machine.runtime import say
 from utils.runs import artifacts, results
 from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors, run_again
 from utils.runs.progress import Clock, Progress, current_weights
-from utils.runs.resume import check_same_training, earlier_output, fetch, resume
+from utils.runs.resume import check_same_training, check_second_stage, earlier_output, fetch, resume
 from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
 from utils.tasks import find_leaks
@@ -60,7 +60,9 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
             f"Fold {config.fold} is finished already, in {runtime.display_path(folder)}; "
             "retrain=True trains it anew."
         )
-    elif (number := distributed.processes_to_launch(config.devices)) > 1:
+        return folder
+    check_second_stage(config, data)
+    if (number := distributed.processes_to_launch(config.devices)) > 1:
         distributed.launch(train_fold, (config, table, data, folder), number)
     else:
         train_fold(config, table, data, folder)

@@ -9,6 +9,7 @@ from accelerate.utils import gather_object
 
 from utils.config import Config, InputError
 from utils.machine import distributed, runtime
+from utils.machine.encoders import trained_folder
 from utils.machine.files import atomic_folder, write_json
 from utils.runs import artifacts, checkpoint
 from utils.runs.progress import Progress, current_weights
@@ -42,6 +43,20 @@ def read_started(folder: Path) -> dict:
     """What a fold was begun with: its run.json, or the copy of it in the state of an unfinished one."""
     state = None if artifacts.is_finished(folder) else checkpoint.latest(folder / "state")
     return verify(state)["metadata"] if state else artifacts.read_metadata(folder)
+
+
+def check_second_stage(config: Config, data: str) -> None:
+    """Raise InputError for an encoder that has been trained on rows which this fold holds out."""
+    folder = trained_folder(config.encoder)
+    if folder is None or not (folder.parent / "run.json").is_file():
+        return
+    metadata = artifacts.read_metadata(folder.parent)
+    fold = metadata["config"]["fold"]
+    if metadata["data"]["fingerprint"] == data and fold != config.fold:
+        raise InputError(
+            f"encoder={config.encoder!r} is fold {fold} of the same data, trained on rows that fold "
+            f"{config.fold} holds out; name the weights of fold {config.fold}."
+        )
 
 
 def check_same_training(
