@@ -36,13 +36,13 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1100,
-    "data": 900,
+    "data": 950,
     "modeling": 900,
     "tasks": 1500,
     "training": 1100,
-    "runs": 1650,
+    "runs": 1675,
     "reporting": 1700,
-    "lit": 1450,
+    "lit": 1500,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.
