@@ -71,7 +71,7 @@ def add_settings(option: Callable) -> None:
 
 def add_predict_options(option: Callable) -> None:
     option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
-    option("texts", type=Path, metavar="TEXTS", help="a .csv or .xlsx file with one text per row")
+    option("texts", type=Path, metavar="TEXTS", help="a CSV, .xlsx or JSON file with one text per row")
     option("--output", type=Path, metavar="CSV", help="the file to write; default: standard output")
     text = "the column with the texts; default: the training data's name for it"
     option("--text-column", metavar="NAME", help=text)
@@ -109,7 +109,7 @@ def train(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from utils.data.sources import read_table
+    from utils.data.reading import read_table
     from utils.machine.files import short_reason, write_table
     from utils.runs.predict import predict
 

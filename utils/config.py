@@ -38,7 +38,7 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | commonlit | feedback, or the path of a .csv or .xlsx file
+    data: str = "sample"  # sample | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
     task: str = "regression"  # what is predicted from a text
     id_column: str = "id"
     text_column: str = "excerpt"

@@ -162,7 +162,7 @@ BOMB = b"a0: &a0 {x: 1}\n" + b"".join(
         (b"a: &a [1]\nlr: *a", "has an alias, *a, in line 2; write out what it names."),
         (BOMB, "has an alias, *a0, in line 2; write out what it names."),
         (b"a: &a [*a]", "has an alias, *a, in line 1; write out what it names."),
-        (b"a: " + b"[" * 5000, "is not YAML; write NAME: VALUE."),
+        (b"a: " + b"[" * 1200, "is not YAML; write NAME: VALUE."),
         (b"lr: 2020-13-45", "is not YAML; write NAME: VALUE."),
         (b"\xff\xfe\xfa", "cannot be read (not UTF-8)."),
         (None, "cannot be read (No such file or directory)."),

@@ -50,12 +50,13 @@ def test_a_missing_file_and_an_unknown_source_differ(workspace):
         "datasets/somebody/commonlitreadabilityprize",
     ],
 )
-def test_kaggles_files_are_found_wherever_it_mounts_them(tmp_path, monkeypatch, layout):
+@pytest.mark.parametrize("name", ["train.csv", "train.csv.zip"])
+def test_kaggles_files_are_found_wherever_it_mounts_them(tmp_path, monkeypatch, layout, name):
     monkeypatch.setattr(sources, "KAGGLE_INPUT", tmp_path)
     folder = tmp_path / layout
     folder.mkdir(parents=True)
-    write(folder / "train.csv", GOOD)
-    assert sources.find_table("commonlit") == folder / "train.csv"
+    write(folder / name, GOOD)
+    assert sources.find_table("commonlit") == folder / name
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import hashlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -126,3 +128,47 @@ def test_the_fingerprint_changes_with_the_data(tiny, tiny_table):
     changed.loc[3, "excerpt"] += "."
     assert fingerprint(changed, config) != same
     assert fingerprint(tiny_table.iloc[::-1], config) != same
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["id", " excerpt", "target "],
+        ["ID", "Excerpt", "TARGET"],
+        ["\u200bid", "excerpt\u00a0", "\ufefftarget"],
+        ['"id\n"', "excerpt", "target"],
+    ],
+)
+def test_names_that_differ_by_what_nobody_sees_are_matched_and_said_to_be(names, tmp_path, capsys):
+    path = write(tmp_path / "t.csv", GOOD.replace("id,excerpt,target", ",".join(names)))
+    table = load_table(Config.make("demo", data=path, fold_by="kfold"))
+    assert list(table.columns) == ["id", "excerpt", "target"]
+    pairs = zip([name.strip('"') for name in names], table.columns, strict=True)
+    said = [f"{path}: column {name!r} is read as {wanted!r}." for name, wanted in pairs if name != wanted]
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_a_name_that_is_there_or_could_be_either_of_two_is_matched_with_no_other(tmp_path, capsys):
+    path = write(tmp_path / "t.csv", GOOD.replace("excerpt", "Excerpt").replace("target", "excerpt"))
+    options = {"data": path, "fold_by": "kfold", "target_columns": "excerpt"}
+    table = load_table(Config.make("demo", text_column="Excerpt", **options))
+    assert table["excerpt"].tolist() == [i + 0.5 for i in range(10)]
+    with pytest.raises(InputError, match="no column 'EXCERPT'"):
+        load_table(Config.make("demo", text_column="EXCERPT", **options | {"target_columns": "score"}))
+    assert capsys.readouterr().out == ""
+
+
+def test_the_fingerprint_is_that_of_pandas_hashes_and_does_not_tell_zeros_apart(rows, plain):
+    """Hashes of objects, float64 and int64, as finished folds have them, whatever pandas' strings are."""
+    table = add_folds(rows.assign(target=[0.0, -0.0, 2.5714285714285716] * 4), plain)
+    columns = {name: table[name].astype(object) for name in ("id", "excerpt")}
+    hashes = pd.util.hash_pandas_object(
+        table.assign(target=table["target"] + 0.0, **columns)[["id", "excerpt", "target", "fold"]],
+        index=False,
+    )
+    assert fingerprint(table, plain) == hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]
+    assert fingerprint(table.assign(target=table["target"].abs()), plain) == fingerprint(table, plain)
+
+
+def test_the_samples_fingerprint_is_what_it_always_was(tiny, tiny_table):
+    assert fingerprint(tiny_table, tiny()) == "a05572c04998e852"

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -113,6 +114,36 @@ def test_extras_are_padded_with_the_tokens_on_the_tokenizers_side(rows, plain, w
         torch.cat([one.extras["distance"], other.extras["distance"]]), batch.extras["distance"]
     )
     assert torch.equal(one.inputs["input_ids"], batch.inputs["input_ids"][:1])
+
+
+def make_examples(rows, config):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    return make_task(config).encode(check_table(rows, config, targets=False), tokenizer, 16), tokenizer
+
+
+def assert_same_batch(batch, expected):
+    assert batch.inputs.keys() == expected.inputs.keys()
+    assert all(torch.equal(batch.inputs[name], expected.inputs[name]) for name in expected.inputs)
+    torch.testing.assert_close(batch.targets, expected.targets, rtol=0, atol=0, equal_nan=True)
+
+
+def test_what_makes_batches_can_be_sent_to_another_process(rows, plain, workspace):
+    examples, tokenizer = make_examples(rows, plain)
+    loader = tokens.make_loader(examples, [[0, 5]], tokenizer)
+    collate = pickle.loads(pickle.dumps(loader.collate_fn))
+    assert_same_batch(collate([0, 5]), next(iter(loader)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_batches_can_be_made_by_processes_that_are_started_afresh(method, rows, plain, workspace):
+    """As macOS starts them, and Linux from Python 3.14 on."""
+    examples, tokenizer = make_examples(rows, plain)
+    here = list(tokens.make_loader(examples, [[0, 5], [1]], tokenizer))
+    loader = tokens.make_loader(examples, [[0, 5], [1]], tokenizer, num_workers=1)
+    loader.multiprocessing_context = method
+    for batch, expected in zip(loader, here, strict=True):
+        assert_same_batch(batch, expected)
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_texts_labels_and_columns_are_text_on_the_page(page, trained, alone):
     labels = [hostile.STRINGS[i % len(hostile.STRINGS)] for i in range(len(trained.table))]
     texts = [f"{label} {text}" for label, text in zip(labels, trained.table["excerpt"], strict=True)]
     table = trained.table.assign(**{"excerpt": texts, column: labels})
-    lit = start(replace(trained, table=table), texts=24)
+    lit = start(replace(trained, table=table, folders={0: trained.folders[0]}), texts=24)
     dialogs = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
     open_lit(page, lit, f"models=fold+0+averaged&color_by={quote(column)}")
@@ -205,9 +205,5 @@ def test_a_page_elsewhere_can_open_the_page_and_read_and_run_nothing(page, lit, 
     refused = {(method, path) for method, path, refusal in came if refusal}
     sent = {"GET": ("get_preds", "get_dataset", "get_info"), "POST": ("get_preds", "get_dataset")}
     assert refused == {(method, f"/{path}") for method, paths in sent.items() for path in paths}
-
-
-def test_another_name_for_this_machine_is_refused(page, lit):
-    answer = page.goto(f"http://evil.example:{lit.port}/")
-    assert answer.status == 403
-    assert "is not one of LIT's names" in page.content()
+    if name == "evil.example":  # and a name that comes to mean this machine once its page is open
+        assert page.goto(f"http://{name}:{lit.port}/").status == 403

@@ -70,6 +70,14 @@ def test_a_tables_order_and_ids_are_kept_and_targets_are_not_needed(folder, held
     np.testing.assert_array_equal(numbered["target"], predictions["target"])
 
 
+def test_names_that_differ_by_space_or_case_lose_no_ids(folder, held_out, capsys):
+    expected = predict(folder / "averaged", held_out)
+    renamed = held_out.rename(columns={"excerpt": "Essay ", "id": " ID"})
+    pd.testing.assert_frame_equal(predict(folder / "averaged", renamed, text_column="essay"), expected)
+    said = {"the table: column ' ID' is read as 'id'.", "the table: column 'Essay ' is read as 'essay'."}
+    assert said <= set(capsys.readouterr().out.splitlines())
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

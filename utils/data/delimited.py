@@ -5,7 +5,6 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -19,23 +18,24 @@ def read_delimited(data: bytes, where: str) -> pd.DataFrame:
     stated = re.match(rb'"?sep=(.)"?\r?\n', data, re.IGNORECASE)  # Excel's own first line
     data = data[stated.end() :] if stated else data
     separator = stated[1].decode("latin-1") if stated else _separator(data)
+    header = _first_records(data, separator)[0]
+    padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
+    options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
     commas = SEPARATORS.get(separator, repr(separator))
+    columns = f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
     try:
-        header = next(_records(data, separator), [])
-        padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
-        options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
         table = pd.read_csv(io.BytesIO(data), encoding="utf-8", **options)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         reason = reason.replace("EOF inside string starting at", "a quote is never closed from")
+        advice = f"quote the texts that hold {commas}, and double the quotes in them"
         raise InputError(
-            f"{where} cannot be read as a CSV table ({reason}); quote the texts that hold {commas}, and "
-            "double the quotes in them."
+            f"{where} cannot be read as a CSV table ({reason}) with {columns}; {advice}."
         ) from None
     check_unique(header, where)
     if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
         raise InputError(
-            f"{where} has rows with more fields than its header; quote the texts that hold {commas}."
+            f"{where} has rows with more fields than {columns}; quote the texts that hold {commas}."
         )
     table = table.fillna("")  # of rows shorter than the header
     check_swallowed(table, separator, where)
@@ -49,23 +49,27 @@ def check_unique(header: list[str], where: str) -> None:
         raise InputError(f"{where} has the column {repeated[0]!r} {times} times; keep one.")
 
 
+def _count(header: list[str]) -> str:
+    """The number of columns; a single one may be several with another separator between them."""
+    return f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
+
+
 def _separator(data: bytes) -> str:
     """The first separator that gives each of a sample of rows several fields, as many as the header has.
 
     Where none does, rows are at fault, and it is the one that gives the header the most.
     """
-    widths: dict[str, list[int]] = {separator: [] for separator in SEPARATORS}
-    for separator, counts in widths.items():
-        with contextlib.suppress(csv.Error):  # a field of more than 128 KiB
-            counts += map(len, itertools.islice(_records(data, separator), 200))
-        if counts and counts[0] > 1 and len(set(counts)) == 1:
-            return separator
-    return max(widths, key=lambda separator: widths[separator][:1])
+    widths = {separator: [*map(len, _first_records(data, separator))] for separator in SEPARATORS}
+    fitting = [separator for separator, (first, *rest) in widths.items() if first > 1 and {*rest} <= {first}]
+    return fitting[0] if fitting else max(widths, key=lambda separator: widths[separator][0])
 
 
-def _records(data: bytes, separator: str) -> Iterator[list[str]]:
-    text = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline="")
-    return filter(None, csv.reader(text, delimiter=separator))
+def _first_records(data: bytes, separator: str) -> list[list[str]]:
+    """The header and up to 199 rows."""
+    text, records = io.TextIOWrapper(io.BytesIO(data), encoding="utf-8", newline=""), []
+    with contextlib.suppress(csv.Error):  # a field of more than 128 KiB
+        records += itertools.islice(filter(None, csv.reader(text, delimiter=separator)), 200)
+    return records or [[]]
 
 
 def check_swallowed(table: pd.DataFrame, separator: str, where: str) -> None:
@@ -86,10 +90,10 @@ def check_swallowed(table: pd.DataFrame, separator: str, where: str) -> None:
 
 def _shape(cell: str) -> str:
     """What a number, or a code such as an id, looks like; empty for other texts."""
-    if re.fullmatch(r"[+-]?\d*[.,]?\d+(e[+-]?\d+)?", cell, re.IGNORECASE):
-        return "number"
-    code = re.fullmatch(r"\S*\d\S*", cell)
-    return re.sub(r"\w+", lambda word: str(len(word[0])), cell) if code else ""
+    if len(cell) > 100 or re.search(r"\s", cell) or not re.search(r"\d", cell):
+        return ""
+    number = re.fullmatch(r"[+-]?\d*([.,]\d*)?(e[+-]?\d+)?", cell, re.IGNORECASE)
+    return "number" if number else re.sub(r"\w+", lambda word: str(len(word[0])), cell)
 
 
 def _signs(cell: str, position: int, shapes: list[set[str]], separator: str) -> int:
@@ -99,11 +103,17 @@ def _signs(cell: str, position: int, shapes: list[set[str]], separator: str) -> 
     """
     first, *whole, last = cell.replace("\r", "").split("\n")
     after, before = shapes[position + 1 :], shapes[:position]
-    pieces = [(after, first.rsplit(separator, len(after))[1:])]
-    pieces += [(shapes, line.split(separator)) for line in whole]
-    pieces += [(before, last.split(separator, len(before))[:-1])]
-    if any(len(columns) != len(cells) for columns, cells in pieces):
-        return 0
-    pairs = [pair for piece in pieces for pair in zip(*piece, strict=True)]
-    signs = [_shape(cell) in known for known, cell in pairs if known and "" not in known]
-    return len(signs) if all(signs) else 0
+    ends = [
+        (before, last.split(separator, len(before))[:-1]),
+        (after, first.rsplit(separator, len(after))[1:]),
+    ]
+    signs = 0
+    for columns, cells in itertools.chain(ends, ((shapes, line.split(separator)) for line in whole)):
+        if len(columns) != len(cells):
+            return 0
+        pairs = zip(columns, cells, strict=True)
+        checks = [_shape(cell) in known for known, cell in pairs if known and "" not in known]
+        if not all(checks):
+            return 0
+        signs += len(checks)
+    return signs

@@ -19,7 +19,7 @@ from utils.data.delimited import check_unique, read_delimited
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 
-MOST_UNPACKED = 2**30  # bytes that a compressed file may unpack to
+MOST_UNPACKED = 2**29  # bytes that a compressed file may unpack to
 MOST_IN_SPREADSHEET = 2**28  # bytes of XML, of which openpyxl makes many times as much
 MOST_CELLS = 2**25  # of a spreadsheet: a stray cell in its far corner makes 17 thousand million
 ZIP, PARQUET = b"PK\x03\x04", b"PAR1"
@@ -80,9 +80,7 @@ def _readable(where: str, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = short_reason(error).rstrip(".") or type(error).__name__
-        raise InputError(
-            f"{where} cannot be read as {kind} ({reason}); save the table as a .csv file."
-        ) from None
+        raise InputError(f"{where} cannot be read as {kind} ({reason}); save it as a .csv file.") from None
 
 
 def _unpack(data: bytes, where: str) -> bytes:
@@ -126,10 +124,8 @@ def _read_excel(data: bytes, where: str, sheet: int | str) -> pd.DataFrame:
     with pd.ExcelFile(io.BytesIO(data), engine="openpyxl") as book:
         extent = book.book.worksheets[sheet] if isinstance(sheet, int) else book.book[sheet]
         if (extent.max_row or 0) * (extent.max_column or 0) > MOST_CELLS:
-            size = f"{extent.max_row} rows and {extent.max_column} columns"
-            raise InputError(
-                f"{where} spans {size}; delete what is far from the table, or save that as .csv."
-            )
+            far = f"spans {extent.max_row} rows and {extent.max_column} columns"
+            raise InputError(f"{where} {far}; delete what is far from the table, or save that as .csv.")
         table = pd.read_excel(book, sheet, header=None, keep_default_na=False)
     header = [str(name) for name in table.iloc[0]] if len(table) else []
     check_unique(header, where)
@@ -139,7 +135,8 @@ def _read_excel(data: bytes, where: str, sheet: int | str) -> pd.DataFrame:
 def _as_utf8(data: bytes, where: str) -> bytes:
     encoding = next((name for start, name in ENCODINGS.items() if re.match(start, data)), "utf-8")
     try:
-        return data.decode(encoding).encode()
+        text = data.decode(encoding)
+        return data if encoding == "utf-8" else text.encode()
     except UnicodeDecodeError as error:
         piece = data[max(error.start - 9, 0) : error.start + 9].decode("cp1252", errors="replace")
         raise InputError(

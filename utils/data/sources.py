@@ -66,8 +66,10 @@ def local_table(source: str) -> Path | None:
     elif source == "clear":
         candidates = [_downloaded(source)]
     else:
-        mounted = KAGGLE_INPUT.glob(f"**/{KAGGLE_COMPETITIONS[source]}/train.csv")
-        candidates = [*sorted(mounted), _downloaded(source)]
+        names = ("train.csv", "train.csv.zip")  # the second is what Kaggle's own downloads may be
+        mounted = [KAGGLE_INPUT.glob(f"**/{KAGGLE_COMPETITIONS[source]}/{name}") for name in names]
+        candidates = [path for paths in mounted for path in sorted(paths)]
+        candidates += [_downloaded(source).with_name(name) for name in names]
     return next((path for path in candidates if path.is_file()), None)
 
 

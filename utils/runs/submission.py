@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from utils.config import Config, InputError, nearest
-from utils.data.sources import find_table, read_table
+from utils.data.reading import read_table
+from utils.data.sources import find_table
 from utils.data.table import check_table
 from utils.machine import runtime
 from utils.machine.files import write_table

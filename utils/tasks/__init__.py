@@ -11,7 +11,8 @@ import pandas as pd
 
 from utils.config import Config, check_choice
 from utils.data.folds import assign_folds
-from utils.data.sources import find_table, read_table
+from utils.data.reading import read_table
+from utils.data.sources import find_table
 from utils.data.table import check_table
 from utils.machine.runtime import display_path
 from utils.modeling.losses import LOSSES
@@ -53,7 +54,7 @@ def load_table(config: Config) -> pd.DataFrame:
     Returns:
         A DataFrame with the file's columns and a fresh index: ids and texts as str, targets as the task has
         them. Raises InputError for anything that ``check_table`` or the task refuses, and for files that are
-        not UTF-8 or not a table.
+        not tables.
     """
     task, path = make_task(config), find_table(config.data)
     where = display_path(path)
