@@ -9,7 +9,7 @@ import torch
 from tests.stand_ins import apex
 from utils.config import InputError
 from utils.machine import precision, runtime
-from utils.machine.apex_amp import apex_problem
+from utils.machine.apex_amp import Problem, apex_problem
 from utils.machine.precision import Choice, choose
 from utils.runs.artifacts import load_model
 from utils.runs.fold import fit_fold
@@ -23,7 +23,9 @@ def machine(monkeypatch, device, bf16=False, amp=False):
     monkeypatch.setattr(runtime, "device", lambda: torch.device(device))
     monkeypatch.setattr(runtime, "gpu", lambda: ("a GPU", bf16))
     monkeypatch.setattr(precision, "cpu_has_bf16", lambda: bf16)
-    monkeypatch.setattr(precision, "apex_problem", lambda: None if amp else "NVIDIA Apex is not installed")
+    monkeypatch.setattr(
+        precision, "apex_problem", lambda: None if amp else Problem("NVIDIA Apex is not installed")
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,22 +108,22 @@ def fake_package(folder, monkeypatch, **files):
 
 
 def test_no_apex_and_pypis_unrelated_apex(tmp_path, monkeypatch, no_apex):
-    assert apex_problem() == "NVIDIA Apex is not installed"
+    assert str(apex_problem()) == "NVIDIA Apex is not installed"
     fake_package(tmp_path, monkeypatch, __init__="from pyramid.config import Configurator")
-    assert "unrelated" in apex_problem()
-    assert "python -m pip uninstall -y apex" in apex_problem()
+    assert "unrelated" in str(apex_problem())
+    assert "python -m pip uninstall -y apex" in str(apex_problem())
 
 
 def test_a_build_without_amp(tmp_path, monkeypatch, no_apex):
     fake_package(tmp_path, monkeypatch, __init__="", optimizers__slash____init__="")
-    assert "build without apex.amp" in apex_problem()
+    assert "build without apex.amp" in str(apex_problem())
 
 
 def test_a_folder_of_that_name_is_not_a_package(tmp_path, monkeypatch, no_apex):
     (tmp_path / "apex").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    assert "a folder named apex" in apex_problem()
+    assert "a folder named apex" in str(apex_problem())
 
 
 def test_the_right_apex(tmp_path, monkeypatch, no_apex):

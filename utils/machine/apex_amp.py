@@ -7,6 +7,7 @@ import json
 import re
 import urllib.parse
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -90,24 +91,33 @@ class Apex:
         self.amp.load_state_dict(state)
 
 
-def apex_problem() -> str | None:
+class Problem(NamedTuple):
+    """Why Apex cannot be used, and what to do about it, if anything."""
+
+    finding: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return "; ".join(filter(None, self))
+
+
+def apex_problem() -> Problem | None:
     """What is wrong with the ``apex`` that Python finds, or None if it is NVIDIA's with amp."""
     spec = importlib.util.find_spec("apex")
     if spec is None:
-        return "NVIDIA Apex is not installed"
+        return Problem("NVIDIA Apex is not installed")
     if _has_amp():
         return None
     folders = [Path(folder) for folder in spec.submodule_search_locations or []]
     if spec.origin is None:
-        return f"Python finds a folder named apex ({folders[0]}), not a built package"
+        return Problem(f"Python finds a folder named apex ({folders[0]}), not a built package")
+    remedy = "remove it with: python -m pip uninstall -y apex"
     if any((folder / "optimizers").exists() or (folder / "normalization").exists() for folder in folders):
-        return (
-            "the installed Apex is a build without apex.amp, which upstream removed in 2025; "
-            "remove it with: python -m pip uninstall -y apex"
+        return Problem(
+            "the installed Apex is a build without apex.amp, which upstream removed in 2025", remedy
         )
-    return (
-        "the installed package 'apex' is not NVIDIA's but an unrelated one of that name from PyPI; "
-        "remove it with: python -m pip uninstall -y apex"
+    return Problem(
+        "the installed package 'apex' is not NVIDIA's but an unrelated one of that name from PyPI", remedy
     )
 
 

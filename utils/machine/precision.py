@@ -9,7 +9,7 @@ from torch import nn
 
 from utils.config import InputError
 from utils.machine import distributed, runtime
-from utils.machine.apex_amp import Apex, apex_problem
+from utils.machine.apex_amp import Apex, Problem, apex_problem
 
 
 class Choice(NamedTuple):
@@ -61,7 +61,7 @@ def choose(wanted: str) -> Choice:
     return Choice(wanted, "asked for")
 
 
-def _choose_automatically(device: str, problem: str | None) -> Choice:
+def _choose_automatically(device: str, problem: Problem | None) -> Choice:
     """The best precision of a type of device; ``problem`` is what is wrong with Apex, if anything."""
     if device == "cuda" and problem is None:
         return Choice("apex-O1", "NVIDIA Apex with amp is installed")

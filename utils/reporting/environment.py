@@ -129,10 +129,9 @@ def _apex() -> Check:
     problem = apex_amp.apex_problem()
     if problem is None:
         return Check("Apex", apex_amp.apex_build(), "works")
-    finding, _, remedy = problem.partition("; ")
     cuda = runtime.device().type == "cuda"
-    remedy = remedy or ("run: bash setup.sh --apex" if cuda else "none needed: Apex is for CUDA")
-    return Check("Apex", finding, "absent", remedy)
+    remedy = problem.remedy or ("run: bash setup.sh --apex" if cuda else "none needed: Apex is for CUDA")
+    return Check("Apex", problem.finding, "absent", remedy)
 
 
 def _first_line(error: Exception) -> str:
