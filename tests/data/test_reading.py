@@ -119,10 +119,10 @@ OTHERS = {
     "picture.csv": (b"\x89PNG\r\n\x1a\n\x00\x00", "is a picture"),
     "photo.csv": (b"\xff\xd8\xff\xe0", "is a picture"),
     "old.xls": (OLE, r"is an old Excel file \(.xls\), or one with a password"),
-    "a.7z": (b"7z\xbc\xaf\x27\x1c", "is a 7z, rar, zstd or tar archive"),
-    "a.csv.zst": (b"\x28\xb5\x2f\xfd\x00", "is a 7z, rar, zstd or tar archive"),
-    "a.tar": (tarred(), "is a 7z, rar, zstd or tar archive"),
-    "a.tar.gz": (gzip.compress(tarred()), "is a 7z, rar, zstd or tar archive"),
+    "a.7z": (b"7z\xbc\xaf\x27\x1c", "is a 7z, rar, zstd, tar or empty zip"),
+    "a.csv.zst": (b"\x28\xb5\x2f\xfd\x00", "is a 7z, rar, zstd, tar or empty zip"),
+    "a.tar": (tarred(), "is a 7z, rar, zstd, tar or empty zip"),
+    "a.tar.gz": (gzip.compress(tarred()), "is a 7z, rar, zstd, tar or empty zip"),
     "a.db": (b"SQLite format 3\x00", "is a binary file"),
     "a.pkl": (pickle.dumps([1]), "is a binary file"),
     "a.npy": (NUMPY.getvalue(), "is a binary file"),
@@ -142,6 +142,8 @@ OTHERS = {
         zipped({"train.csv": GOOD, "test.csv": GOOD, "sample/a.csv": GOOD}),
         r"holds 3 files \(train.csv, test.csv, sample/a.csv\); unpack it, and name one",
     ),
+    "empty.csv": ("\n", "cannot be read as a CSV table, since it is empty"),
+    "nothing.zip": (b"PK\x05\x06" + bytes(18), "is a 7z, rar, zstd, tar or empty zip archive"),
     "empty.zip": (zipped({"folder/": ""}), r"holds 0 files \(\); unpack it"),
     "cut.jsonl": (LINES[:-9], r"cannot be read as JSON records \(Unterminated string.* line 10 "),
     "deep.json": ('[{"a":' * 100_000, "cannot be read as JSON records"),
@@ -218,7 +220,7 @@ def test_the_separator_is_named_where_rows_do_not_fit(tmp_path):
     with pytest.raises(InputError, match="more fields than its 3 columns; quote the texts that hold semi"):
         load(write(tmp_path / "a.csv", rows))
     rows = GOOD.replace("r3,", "r3,x,y,")
-    with pytest.raises(InputError, match=r"\(Expected 3 fields in line 5, saw 5\); quote the texts"):
+    with pytest.raises(InputError, match=r"\(Expected 3 fields in line 5, saw 5\) with its 3 columns; quote"):
         load(write(tmp_path / "a.csv", rows))
     with pytest.raises(InputError, match=r"\(a quote is never closed from row 4\)"):
         load(write(tmp_path / "a.csv", GOOD.replace("r3,", 'r3,"')))

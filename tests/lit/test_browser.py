@@ -131,6 +131,7 @@ FOREIGN = """() => {
 }"""
 
 
+@pytest.mark.full
 def test_texts_labels_and_columns_are_text_on_the_page(page, trained, alone):
     """LIT takes long names of columns, and the labels that points are coloured by, for Markdown."""
     column = f"{hostile.STRINGS[1]} and a long name that is cut off and shown in full under the mouse"

@@ -19,6 +19,8 @@ def read_delimited(data: bytes, where: str) -> pd.DataFrame:
     data = data[stated.end() :] if stated else data
     separator = stated[1].decode("latin-1") if stated else _separator(data)
     header = _first_records(data, separator)[0]
+    if not header:
+        raise InputError(f"{where} cannot be read as a CSV table, since it is empty; name another file.")
     padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
     options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
     commas = SEPARATORS.get(separator, repr(separator))

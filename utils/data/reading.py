@@ -29,7 +29,7 @@ OTHER_KINDS = {
     rb"%PDF-": "a PDF document",
     rb"\x89PNG|\xff\xd8\xff|GIF8": "a picture",
     rb"\xd0\xcf\x11\xe0": "an old Excel file (.xls), or one with a password",
-    rb"7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar": "a 7z, rar, zstd or tar archive",
+    rb"7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd|.{257}ustar|PK\x05\x06": "a 7z, rar, zstd, tar or empty zip archive",
     rb"SQLite format 3|ARROW1\0|Obj\x01|\x89HDF|\x93NUMPY|\x80[\x02-\x05]": "a binary file",
     rb"version https://git-lfs": "a git-lfs pointer (git lfs pull downloads the file itself)",
     rb"(\xef\xbb\xbf)?\s*<(?i:!doctype|!--|html|head|body|table|\?xml)": "a web page or XML, not the table",
@@ -80,7 +80,7 @@ def _readable(where: str, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = short_reason(error).rstrip(".") or type(error).__name__
-        raise InputError(f"{where} cannot be read as {kind} ({reason}); save it as a .csv file.") from None
+        raise InputError(f"{where} cannot be read as {kind} ({reason}); save it anew, as .csv.") from None
 
 
 def _unpack(data: bytes, where: str) -> bytes:
@@ -159,6 +159,5 @@ def _read_json(data: bytes) -> list[dict]:
 def _as_table(records: list[dict]) -> pd.DataFrame:
     """A table of values as they are. What a record lacks is empty, as in a spreadsheet."""
     names = list(dict.fromkeys(name for record in records for name in record))
-    rows = [[record.get(name) for name in names] for record in records]
-    rows = [["" if pd.isna(value) is True else value for value in row] for row in rows]
+    rows = [["" if pd.isna(x := record.get(name)) is True else x for name in names] for record in records]
     return pd.DataFrame(rows, columns=names, dtype=object)

@@ -80,10 +80,8 @@ def check_columns(table: pd.DataFrame, columns: list[str], where: str) -> None:
     """Raise InputError for a column that ``table`` lacks or has twice."""
     for column in columns:
         if column not in table.columns:
-            if len(table.columns) == 1 and column in re.split(r"[^\w.-]+", str(table.columns[0])):
-                raise InputError(
-                    f"{where} has a single column, {table.columns[0]!r}; separate its columns by commas."
-                )
+            if len(table.columns) == 1 and column in re.split(r"[^\w.-]+", only := str(table.columns[0])):
+                raise InputError(f"{where} has a single column, {only!r}; separate its columns by commas.")
             raise InputError(f"{where} has no column {column!r}; {nearest(column, table.columns)}")
         if list(table.columns).count(column) > 1:
             raise InputError(f"{where} has the column {column!r} more than once; keep one.")

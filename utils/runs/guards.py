@@ -66,9 +66,7 @@ def find_cause(error: Exception, where: str) -> str | None:
             "eval_batch_size or max_length with retrain=True."
         )
     if of_loader or isinstance(error, ConnectionError | EOFError):
-        reason = (
-            text.strip().splitlines()[-1] if of_loader else reason
-        )  # its own error is below its traceback
+        reason = text.strip().splitlines()[-1] if of_loader else reason  # an own error is below its traceback
         return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
     if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
         return f"another process of this fold is gone ({reason}); {kept}: run again."
