@@ -62,7 +62,7 @@ def test_a_killed_fold_resumes_and_ends_the_same(tmp_path, uninterrupted):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_saves_and_a_second_call_resumes(number, tmp_path, uninterrupted):
     words = [*LONG, "--fold", "0,1", "--jobs", 2, "--no-evaluation"]
     batch = start(*words, cwd=tmp_path)
