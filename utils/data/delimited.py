@@ -51,11 +51,6 @@ def check_unique(header: list[str], where: str) -> None:
         raise InputError(f"{where} has the column {repeated[0]!r} {times} times; keep one.")
 
 
-def _count(header: list[str]) -> str:
-    """The number of columns; a single one may be several with another separator between them."""
-    return f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
-
-
 def _separator(data: bytes) -> str:
     """The first separator that gives each of a sample of rows several fields, as many as the header has.
 

@@ -110,3 +110,13 @@ def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Sums of the values of each group, (groups, columns)."""
     _, index = np.unique(groups, return_inverse=True)
     return np.stack([np.bincount(index, column) for column in values.T], axis=1)
+
+
+def batch_rmse(targets: np.ndarray, predictions: np.ndarray, batch_size: int = 4) -> float:
+    """The published notebook's number: RMSE within each batch of four rows, averaged over the batches.
+
+    It reads lower than the true RMSE, since the root of a mean is more than the mean of roots.
+    """
+    errors = np.nanmean((targets - predictions) ** 2, axis=1)
+    starts = range(0, len(errors), batch_size)
+    return float(np.mean([np.sqrt(errors[start : start + batch_size].mean()) for start in starts]))

@@ -15,6 +15,9 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNOR
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([,.' ]\d{3})+([.,]\d+)?", re.ASCII)
 
+#: How tables write that a target is missing.
+MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")
+
 
 def read_numbers(table: pd.DataFrame, column: str, where: str) -> pd.Series:
     """A column's cells as float64, NaN where a cell is empty.

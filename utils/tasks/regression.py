@@ -14,10 +14,8 @@ from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, RegressionLoss
 from utils.tasks.base import Task
 from utils.tasks.baselines import predict_from_counts, predict_from_tfidf
-from utils.tasks.metrics import Metric, rmse_interval
-
-#: How tables write that a target is missing.
-MISSING = ("", "nan", "na", "n/a", "null", "none", "<na>")
+from utils.tasks.metrics import Metric, batch_rmse, rmse_interval
+from utils.tasks.numbers import MISSING
 
 
 class Regression(Task):
@@ -166,13 +164,3 @@ def _rmses(targets: np.ndarray, predictions: np.ndarray) -> list[float]:
     """The RMSE of each target; NaN where none of its values is known."""
     pairs = _known(targets, predictions)
     return [root_mean_squared_error(*pair) if len(pair[0]) else float("nan") for pair in pairs]
-
-
-def batch_rmse(targets: np.ndarray, predictions: np.ndarray, batch_size: int = 4) -> float:
-    """The published notebook's number: RMSE within each batch of four rows, averaged over the batches.
-
-    It reads lower than the true RMSE, since the root of a mean is more than the mean of roots.
-    """
-    errors = np.nanmean((targets - predictions) ** 2, axis=1)
-    starts = range(0, len(errors), batch_size)
-    return float(np.mean([np.sqrt(errors[start : start + batch_size].mean()) for start in starts]))
