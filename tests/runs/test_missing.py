@@ -157,3 +157,26 @@ def test_lit_shows_them_as_missing(config, table):
     scores = KnownTargets().compute(labels, [2.0] * len(labels), **options)
     assert scores["mse"] == pytest.approx(((table["words"] - 2) ** 2).mean())
     assert KnownTargets().compute([None], [2.0], **options) == {}
+
+
+@pytest.mark.full
+def test_lit_is_asked_about_texts_whose_target_is_known(config, table):
+    pytest.importorskip("lit_nlp")
+    from utils.lit.questions import HeldOut, rmse_table
+    from utils.lit.run import start, stop
+    from utils.reporting.words import contrast
+
+    fit_fold(config(), table)
+    run = open_run(config())
+    try:
+        lit = start(run, texts=0, target="words", port=0)
+        held_out = HeldOut(lit, run, target="words")
+        rows = table[(table["fold"] == 0) & table["words"].notna()]
+        assert held_out.ids == rows["id"].tolist()
+        assert np.isfinite(held_out.targets).all()
+        assert contrast(held_out.rows, run.config, 1)[0]["data"]["words"] is not None
+        expected = run.errors("averaged")[:, 1]
+        measured = rmse_table(lit, held_out.score)
+        assert measured.to_numpy() == pytest.approx(np.sqrt(np.nanmean(expected)), abs=1e-4)
+    finally:
+        stop()

@@ -33,7 +33,8 @@ class HeldOut:
         self.score = make_view(run.task, self.output, run.table).score  # the name of the score's field
         folder = artifacts.weights_folder(run.folders[self.fold], self.weights)
         self.explainer = Explainer(folder, run.task, self.output)
-        self.rows = lit.ask("get_dataset", dataset_name=self.dataset)
+        rows, name = lit.ask("get_dataset", dataset_name=self.dataset), run.task.outputs[self.output]
+        self.rows = [row for row in rows if row["data"].get(name, "") is not None]  # with a known target
         fields = {"requested_fields": f"{self.score},pooled"}
         answers = lit.ask(
             "get_preds", {"inputs": self.rows}, model=self.model, dataset_name=self.dataset, **fields
