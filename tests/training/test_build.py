@@ -45,11 +45,16 @@ def test_another_question_gets_a_new_head(first, tiny, change, capsys):
     assert "pooling and head are new" in capsys.readouterr().out
 
 
-def test_a_damaged_fold_is_no_encoder(first, tiny):
+def test_a_damaged_fold_is_no_encoder(first, tiny, tiny_table, workspace):
     weights = first / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-100])
     with pytest.raises(InputError, match="its weights cannot be loaded"):
         build_model(tiny(encoder=str(first)))
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"model.safetensors is missing, cut short or altered"):
+        fit_fold(tiny(encoder=str(first), run="second"), tiny_table)
+    assert not (workspace / "output" / "second").exists()
 
 
 def test_another_fold_of_the_same_data_has_seen_what_this_one_holds_out(first, tiny, tiny_table, workspace):

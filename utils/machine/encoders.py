@@ -118,7 +118,7 @@ def trained_folder(encoder: str) -> Path | None:
     if model_type == "text_regressor":
         raise InputError(
             f"encoder={encoder!r} was trained by an earlier version of this suite, whose folders this one "
-            "cannot read; train it again."
+            "cannot read; train it anew with this one."
         )
     return Path(encoder) if model_type == "text_model" else None
 

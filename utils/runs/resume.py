@@ -46,9 +46,12 @@ def read_started(folder: Path) -> dict:
 
 
 def check_second_stage(config: Config, data: str) -> None:
-    """Raise InputError for an encoder that has been trained on rows which this fold holds out."""
+    """Raise InputError for a fold as encoder that is damaged, or has seen what this one holds out."""
     folder = trained_folder(config.encoder)
-    if folder is None or not (folder.parent / "run.json").is_file():
+    if folder is None:
+        return
+    verify(folder)
+    if not (folder.parent / "run.json").is_file():
         return
     metadata = artifacts.read_metadata(folder.parent)
     fold = metadata["config"]["fold"]
