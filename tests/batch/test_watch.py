@@ -80,7 +80,7 @@ def test_the_summary_names_its_columns_after_the_metric(workspace, accuracy):
     (job,) = grid.expand({"preset": "tiny", "fold": 1})
     job.folder.mkdir(parents=True)
     scores = '{"last": {"accuracy": 0.5, "f1": 0.4}, "averaged": {"accuracy": 0.75, "f1": 0.7}}'
-    (job.folder / "result.json").write_text(f'{{"scores": {scores}, "seconds": 1}}')
+    (job.folder / "result.json").write_text(f'{{"scores": {scores}, "metric": {{}}, "seconds": 1}}')
     path = workspace / "summary.csv"
     summary.write_summary([watch.Status(job, state=watch.State.FINISHED)], ["preset"], path)
     table = pd.read_csv(path)
