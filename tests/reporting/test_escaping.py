@@ -16,13 +16,6 @@ from utils.tasks import add_folds, load_table
 from utils.training.optim import parameter_groups
 
 
-@pytest.fixture(autouse=True)
-def _style():
-    style.use_style()
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def trained(tiny, workspace):
     hostile.make_table().to_csv(workspace / "hostile.csv", index=False)

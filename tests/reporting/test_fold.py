@@ -20,13 +20,6 @@ def folder(tiny, tiny_table):
     return fit_fold(tiny(), tiny_table)
 
 
-@pytest.fixture(autouse=True)
-def _close():
-    style.use_style()
-    yield
-    plt.close("all")
-
-
 def test_the_closing_table_has_a_row_for_each_weights_and_each_baseline(folder):
     table, result = fold.scores_table(folder), read_result(folder)
     baselines = [f"baseline: {name}" for name in ("mean", "two counts", "TF-IDF, ridge")]
