@@ -8,6 +8,7 @@ import pytest
 
 from batch import grid, summary, watch
 from batch.execute import NotebookError
+from tests.batch.helpers import write_result
 from utils.machine import runtime
 
 
@@ -94,8 +95,7 @@ def test_a_missing_test_set_and_a_failed_notebook_are_reported(workspace, monkey
     (workspace / "mine.csv").touch()
     monkeypatch.chdir(workspace)
     for job in jobs:
-        job.folder.mkdir(parents=True)
-        (job.folder / "result.json").write_text("{}")
+        write_result(job)
     executed = []
 
     def fail(name, output, parameters, environment, stopped):

@@ -22,6 +22,7 @@ from utils.lit.explain import Explainer
 from utils.lit.run import start
 from utils.lit.server import Lit
 from utils.machine import runtime
+from utils.runs.artifacts import seal_fold
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
 from utils.tasks import add_folds, load_table
@@ -35,6 +36,7 @@ def test_a_second_start_keeps_the_server_until_the_weights_change(trained, tmp_p
     assert start(copy, texts=3) is first
     before = [row[SCORE] for row in predict(first, first.ask("get_dataset", dataset_name=HELD_OUT), SCORE)]
     shutil.copytree(folder / "last", folder / "averaged", dirs_exist_ok=True)
+    seal_fold(folder)
     second = start(copy, texts=3)
     assert second is not first
     assert not first.running
