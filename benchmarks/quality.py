@@ -43,9 +43,8 @@ from utils.training.setup import split_rows
 
 
 def make_config(arguments) -> Config:
-    return Config.make(
-        arguments.preset, data=arguments.data, max_rows=arguments.rows or None, fold=arguments.fold
-    )
+    given = {"data": arguments.data, "max_rows": arguments.rows, "fold": arguments.fold}
+    return Config.make(arguments.preset, **{name: value for name, value in given.items() if value})
 
 
 # --- the published recipe ----------------------------------------------------------------------------------
