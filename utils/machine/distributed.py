@@ -71,11 +71,11 @@ def launch(function: Callable, arguments: tuple, count: int) -> None:
                 _run_in_one_thread, process_arguments, num_processes=count, use_port=str(get_free_port())
             )
         except ChildFailedError as error:
+            check_killed(error)
             first_rank, _ = error.get_first_failure()
             errors = _receive_errors(receiver)
             if first_rank in errors:
                 raise errors[first_rank] from None
-            check_killed(error)
             raise
         except SignalException as error:
             name = error.sigval.name
@@ -83,7 +83,7 @@ def launch(function: Callable, arguments: tuple, count: int) -> None:
 
 
 def check_killed(error: ChildFailedError) -> None:
-    """Raise InputError if one of the processes was killed from outside; the others fail after it."""
+    """Raise InputError if one of the processes was killed from outside, whichever failure was seen first."""
     for rank, failure in error.failures.items():
         if failure.exitcode in (-signal.SIGKILL, -signal.SIGBUS):
             name = signal.Signals(-failure.exitcode).name
