@@ -111,6 +111,8 @@ def test_the_command_line_serves_until_ctrl_c(trained):
     command = [sys.executable, "-m", "utils", "lit", "--port", "0", "--texts", "2"]
     command += [word for name, value in settings.items() for word in ("-p", name, str(value))]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    # A shell lets its background processes, and what they start, ignore Ctrl-C.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, cwd=runtime.ROOT, env=environment, **options) as process:
         output = ""
