@@ -297,6 +297,7 @@ TORCH = importlib.metadata.version("torch").split("+")[0]
 KEY = f"apex-e13873debc46-torch{TORCH}-cu12.8-cp{sys.version_info[0]}{sys.version_info[1]}-sm7.5"
 
 
+@pytest.mark.full
 def test_apex_is_built_once_proven_and_reused(gpu):
     done = gpu.run()
     assert done.returncode == 0, done.stdout + done.stderr

@@ -135,6 +135,7 @@ def test_folds_are_added_one_after_another(tmp_path):
     ]
 
 
+@pytest.mark.full
 def test_a_folds_kernel_trains_and_the_next_one_reads_its_output(tmp_path, monkeypatch):
     """On this machine, in a folder that looks like /kaggle/input to the second kernel."""
     given = {"preset": "tiny", "precision": "fp32", "fold": "0-1", "run": "k"}

@@ -198,6 +198,7 @@ def test_the_old_seal_goes_before_the_new_files_come(workspace, monkeypatch):
     assert files(there) == {"fold-0/result.json"}
 
 
+@pytest.mark.full
 def test_a_training_resumes_on_another_machine_from_the_mirror(tmp_path, uninterrupted):
     here, other = tmp_path / "here", tmp_path / "other"
     here.mkdir()

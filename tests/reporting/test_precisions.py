@@ -37,6 +37,7 @@ def test_each_precision_takes_the_same_steps_as_training_does(tiny, tiny_table, 
         assert 0 < (losses["bf16"] - losses["fp32"]).abs().max() < 0.1, "another rounding, the same training"
 
 
+@pytest.mark.full
 def test_a_precision_that_fails_does_not_stop_the_others(tiny, tiny_table, monkeypatch):
     monkeypatch.setattr(precision, "available", lambda: ["fp32", "fp16"])  # fp16 needs CUDA
     runs = precisions.compare_precisions(tiny(), tiny_table, steps=4)

@@ -118,7 +118,8 @@ def train_and_kill(options, states, generator, kills):
             return killed, output
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.full) for seed in (1, 2))])
+@pytest.mark.full
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_sigkill_at_random_moments_changes_nothing(seed, tiny, tiny_table, tmp_path):
     options = {
         **OPTIONS,
