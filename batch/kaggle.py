@@ -41,7 +41,10 @@ def main() -> None:
         names = stage(options.user, parameters, folder)
     except InputError as error:
         sys.exit(f"InputError: {error}")
-    print(f"{runtime.display_path(folder)} is ready: code, {', '.join(names)}. See the README to push it.")
+    print(
+        f"{runtime.display_path(folder)} is ready: code, {', '.join(names)}. docs/colab_and_kaggle.md says how "
+        "to push it."
+    )
 
 
 def stage(user: str, parameters: dict, folder: Path) -> list[str]:

@@ -4,8 +4,8 @@ _MINILM = {"fold_by": "group", "pooling": "mean_layers", "swa_every": 20, "swa_a
 _COMMONLIT_DATA = {"data": "commonlit", "fold_by": "kfold", "exact_copies": "split"}  # the published folds
 
 #: Presets: the values that differ from the defaults above. ``clear``'s rate and start of averaging were tuned
-#: here (README); ``commonlit``'s and ``feedback``'s come from public solutions and were not measured here;
-#: ``commonlit_original``'s are the published ones.
+#: here (docs/results.md); ``commonlit``'s and ``feedback``'s come from public solutions and were not measured
+#: here; ``commonlit_original``'s are the published ones.
 PRESETS: dict[str, dict] = {
     "tiny": {
         "encoder": "tiny", "max_length": 64, "epochs": 2, "swa_start": 1.0, "lr": 1e-3, "head_lr_factor": 1.0,
