@@ -42,8 +42,8 @@ def main() -> None:
     except InputError as error:
         sys.exit(f"InputError: {error}")
     print(
-        f"{runtime.display_path(folder)} is ready: code, {', '.join(names)}. docs/colab_and_kaggle.md says how "
-        "to push it."
+        f"{runtime.display_path(folder)} is ready: code, {', '.join(names)}. "
+        "docs/colab_and_kaggle.md says how to push it."
     )
 
 

@@ -207,4 +207,4 @@ def read_predictions(folder: Path) -> pd.DataFrame:
     if (folder / MANIFEST).is_file():
         verify(folder, within="predictions.csv")
     options = {"dtype": {"id": str}, "keep_default_na": False, "na_values": [""]}
-    return pd.read_csv(folder / "predictions.csv", **options)
+    return pd.read_csv(folder / "predictions.csv", float_precision="round_trip", **options)
