@@ -31,7 +31,7 @@ class Config:
     """The settings of a run: a preset with overrides, by ``Config.make`` or ``Config.from_notebook``.
 
     0 or "none" switches a setting off; epochs may be fractional. Raises InputError for an impossible value.
-    ``task``, ``pooling`` and ``loss`` are open sets, which ``utils.tasks.make_task`` checks.
+    ``task``, ``pooling``, ``loss`` and ``metric`` are open sets, which ``utils.tasks.make_task`` checks.
     """
 
     preset: str = "demo"
@@ -39,10 +39,11 @@ class Config:
     output_dir: str = "output"
     # data
     data: str = "sample"  # sample | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
-    task: str = "regression"  # what is predicted from a text
+    task: str = "regression"  # binary | multiclass | multilabel | ordinal, or auto: as the targets are
     id_column: str = "id"
     text_column: str = "excerpt"
     target_columns: tuple[str, ...] = ("target",)
+    labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
     group_column: str = ""  # rows with the same value stay in one fold (fold_by="group")
     max_rows: int = number(0)  # random rows to keep, for a quick try; 0: all
     # folds
@@ -67,7 +68,12 @@ class Config:
     batch_size: int = number(16, least=1)
     eval_batch_size: int = number(64, least=1)
     accumulation_steps: int = number(1, least=1)  # micro-batches per optimizer step
-    loss: str = "mse"
+    loss: str = "auto"  # auto: the task's own
+    class_weights: tuple[str, ...] = ()  # balanced, or numbers in the order of the labels
+    pos_weight: tuple[str, ...] = ()  # auto (negatives over positives), or a number per target
+    label_smoothing: float = number(0.0, most=0.99)
+    smoothing: str = choice("uniform", "others")  # over all classes, as in torch; over the other ones
+    focal_gamma: float = number(2.0)
     optimizer: str = choice("adamw", "madgrad", "fused_adam")
     lr: float = number(5e-5, least=_POSITIVE)
     weight_decay: float = number(0.01)  # none on biases, norms and the head
@@ -93,6 +99,7 @@ class Config:
     ema_decay: float = number(0.999, most=1)
     snapshots: int = number(0)  # how many of the averaged weights to keep as files, evenly spaced, for plots
     # evaluation and running
+    metric: str = ""  # the score that decides which weights are best; empty: the task's first
     eval_every: int = number(0)  # steps between evaluations; 0: once per epoch
     patience: int = number(0)  # evaluations without a better score before training stops; 0: never
     patience_on: str = choice("raw", "averaged")  # whose score; averaged: counted from the first average on
@@ -229,7 +236,7 @@ def _coerce(field: dataclasses.Field, value):
     try:
         if typing.get_origin(field_type) is tuple:
             parts = value.split(",") if isinstance(value, str) else value
-            return tuple(part.strip() for part in parts if part.strip())
+            return tuple(str(part).strip() for part in parts if str(part).strip())
         if field_type is bool:
             return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
         is_fraction = field_type is int and (isinstance(value, bool) or float(value) != int(float(value)))

@@ -62,7 +62,7 @@ class LengthClass(Task):
     def scores(self, targets, predictions):
         return {"accuracy": float(1 - self.errors(targets, predictions).mean())}
 
-    def submission(self, ids, predictions):
+    def submission(self, ids, predictions, sample=None):
         return pd.DataFrame({"id": ids, "length": np.array(self.outputs)[predictions.argmax(axis=1)]})
 
 

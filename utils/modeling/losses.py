@@ -23,7 +23,9 @@ class Loss(nn.Module):
     """
 
     name: ClassVar[str] = ""
-    n_statistics: ClassVar[int] = 1  # more than one costs a second forward pass per step
+    #: The Config fields that set it; it is made with them as arguments.
+    options: ClassVar[tuple[str, ...]] = ()
+    n_statistics: int = 1  # more than one costs a second forward pass per step
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -44,7 +44,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
     table = check_table(rows, config, targets=False)
     predictions = predict_examples(model, task, task.encode(table, tokenizer), tokenizer)
-    return task.submission(table[config.id_column], predictions)
+    return task.answers(table[config.id_column], predictions)
 
 
 def task_of(model_config: TextModelConfig) -> Task:

@@ -132,10 +132,11 @@ def write_submission(
     ids twice.
     """
     config = task.config
-    submission = task.submission(table[config.id_column], predictions)
     path = find_table(sample) if sample else find_table(config.data).with_name("sample_submission.csv")
-    if path.is_file():
-        submission = _in_format_of(read_table(path), submission, config, display_path(path))
+    form = read_table(path) if path.is_file() else None
+    submission = task.submission(table[config.id_column], predictions, form)
+    if form is not None:
+        submission = _in_format_of(form, submission, config, display_path(path))
     if not np.isfinite(submission.select_dtypes("number").to_numpy()).all():
         raise InputError("some predictions are no finite numbers; look at the folds' scores first.")
     target = folder / "submission.csv"

@@ -9,7 +9,7 @@ import pkgutil
 
 import pandas as pd
 
-from utils.config import Config, check_choice
+from utils.config import Config, InputError, check_choice
 from utils.data.folds import assign_folds
 from utils.data.reading import read_table
 from utils.data.sources import find_table
@@ -17,6 +17,7 @@ from utils.data.table import check_table
 from utils.machine.runtime import display_path
 from utils.modeling.losses import LOSSES
 from utils.modeling.pooling import POOLINGS
+from utils.tasks.automatic import name_from_targets
 from utils.tasks.base import TASKS, Task
 from utils.tasks.leaks import find_leaks
 
@@ -33,19 +34,39 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
         table: the whole table, from which names of labels come.
         train: its training rows, from which scales and weights come.
 
-    Raises InputError for an unknown task, loss or pooling.
+    Raises InputError for an unknown task, loss, pooling or metric, and for a setting that does nothing.
     """
-    check_choice("task", config.task, TASKS)
     check_choice("pooling", config.pooling, POOLINGS)
-    task = TASKS[config.task](config)
-    if task.loss_family is not None:
-        family = [name for name, loss in LOSSES.items() if issubclass(loss, task.loss_family)]
-        check_choice("loss", config.loss, family)
+    name = name_from_targets(config) if config.task == "auto" else config.task
+    check_choice("task", name, [*TASKS, "auto"])
+    task = TASKS[name](config)
+    check_loss(task)
+    metrics = {metric.name: metric for metric in (task.metric, *task.metrics)}
+    if config.metric:
+        check_choice("metric", config.metric, metrics)
+        task.metric = metrics[config.metric]
     if table is not None:
         task.see(table)
     if train is not None:
         task.fit(train)
     return task
+
+
+def check_loss(task: Task) -> None:
+    """Raise InputError for a loss that is not the task's, and for a setting that its loss does not take."""
+    config, family = (
+        task.config,
+        [name for name, loss in LOSSES.items() if issubclass(loss, task.loss_family)],
+    )
+    if family:
+        check_choice("loss", config.loss, ["auto", *family])
+    taken = LOSSES[task.loss_name].options if family else ()
+    for option in sorted({option for loss in LOSSES.values() for option in loss.options} - {*taken}):
+        value = getattr(config, option)
+        if value != getattr(Config, option, ()):
+            takers = [name for name in family if option in LOSSES[name].options]
+            remedy = f"set loss={' or '.join(takers)}" if takers else "leave it out"
+            raise InputError(f"{option}={value!r} does nothing with loss={task.loss_name}; {remedy}.")
 
 
 def load_table(config: Config) -> pd.DataFrame:

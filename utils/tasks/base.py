@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from utils.config import Config
+from utils.config import Config, InputError
 from utils.data.folds import quantile_bins
 from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
-from utils.modeling.losses import Loss
+from utils.modeling.losses import LOSSES, Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
 
@@ -33,8 +33,11 @@ class Task:
     """
 
     name: ClassVar[str] = ""
-    metric: ClassVar[Metric]
-    loss_family: ClassVar[type[Loss] | None] = None  # what Config.loss chooses from; None: it has its own
+    metric: Metric  # of the class: the default
+    metrics: ClassVar[tuple[Metric, ...]] = ()  # others, which Config.metric may name
+    #: What Config.loss chooses from; empty: the task has its own.
+    loss_family: ClassVar[tuple[type[Loss], ...]] = ()
+    default_loss: ClassVar[str] = ""
     #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
     #: nothing.
     repeats_texts: ClassVar[bool] = False
@@ -47,7 +50,7 @@ class Task:
 
     def __init__(self, config: Config):
         self.config = config
-        self.outputs = config.target_columns  # names of the head's outputs
+        self.outputs = config.target_columns  # names of the scores that are explained, one per output
 
     # --- the table ------------------------------------------------------------------------------------------
 
@@ -68,7 +71,17 @@ class Task:
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
-        """Raise InputError where these rows cannot be learnt from, or not be scored; by default they can."""
+        """Raise InputError where these rows cannot be learnt from, or not be scored."""
+        targets = self.targets(held_out)
+        if np.isnan(self.score(targets, self.guess(targets))):
+            raise InputError(
+                f"{self.metric.label} is undefined on the rows that the fold holds out: it needs "
+                f"{self.metric.needs or 'other rows'}; choose another metric, fold_by or seed."
+            )
+
+    def guess(self, targets: np.ndarray) -> np.ndarray:
+        """Some predictions, (rows, columns), for targets, (rows, columns): random, and of the right form."""
+        return np.random.default_rng(0).normal(size=targets.shape)
 
     def see(self, table: pd.DataFrame) -> None:
         """Take from the whole table what all folds must agree on, such as the names of labels."""
@@ -109,8 +122,22 @@ class Task:
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""
-        names = ("task", "id_column", "text_column", "target_columns", "max_length", "eval_batch_size")
-        return {name: getattr(self.config, name) for name in names}
+        names = ("id_column", "text_column", "target_columns", "max_length", "eval_batch_size")
+        return {"task": self.name, "loss": self.loss_name, **{n: getattr(self.config, n) for n in names}}
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss."""
+        return self.default_loss if self.config.loss == "auto" else self.config.loss
+
+    def make_loss(self, *args) -> Loss:
+        """The loss that the Config names, with the settings that it takes. Raises ValueError."""
+        loss_class = LOSSES[self.loss_name]
+        return loss_class(*args, **{name: self.loss_option(name) for name in loss_class.options})
+
+    def loss_option(self, name: str):
+        """The value of one of the loss's settings; by default the Config's."""
+        return getattr(self.config, name)
 
     def restore(self, head: HeadConfig) -> None:
         """Take from a saved model's head what ``see`` and ``fit`` took from the tables."""
@@ -183,10 +210,19 @@ class Task:
         numbers = {name: ", ".join(f"{number:.2f}" for number in array) for name, array in values.items()}
         return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
-    def submission(self, ids: pd.Series, predictions: np.ndarray) -> pd.DataFrame:
-        """A competition's submission; by default the id and a column per target."""
+    def submission(
+        self, ids: pd.Series, predictions: np.ndarray, sample: pd.DataFrame | None = None
+    ) -> pd.DataFrame:
+        """A competition's submission; by default the id and a column per target.
+
+        ``sample``: the competition's, where there is one; its form counts.
+        """
         columns = dict(zip(self.config.target_columns, predictions.T, strict=True))
         return pd.DataFrame({self.config.id_column: ids, **columns})
+
+    def answers(self, ids: pd.Series, predictions: np.ndarray) -> pd.DataFrame:
+        """What ``predict`` gives for new texts; by default what is submitted."""
+        return self.submission(ids, predictions)
 
     def explained(self, logits: torch.Tensor, output: int) -> torch.Tensor:
         """The number per text, (batch,), whose gradient is explained, of the output with that number."""

@@ -15,12 +15,14 @@ class Metric:
         name: its key in the scores, and the column of history.csv.
         label: its name in tables and plots.
         unit: what it is measured in; empty for a share or a correlation.
+        needs: what rows must have for it to be defined; it is NaN where they have not.
     """
 
     name: str
     label: str
     unit: str = ""
     higher_is_better: bool = False
+    needs: str = ""
 
     def is_better(self, score: float, other: float) -> bool:
         return self.gain(score, other) > 0

@@ -11,7 +11,7 @@ from sklearn.metrics import r2_score, root_mean_squared_error
 from utils.config import InputError
 from utils.data.table import check_rows
 from utils.modeling.heads import HeadConfig
-from utils.modeling.losses import LOSSES, RegressionLoss
+from utils.modeling.losses import RegressionLoss
 from utils.tasks.base import Task
 from utils.tasks.baselines import predict_from_counts, predict_from_tfidf
 from utils.tasks.metrics import Metric, batch_rmse, rmse_interval
@@ -23,7 +23,12 @@ class Regression(Task):
 
     name = "regression"
     metric = Metric("rmse", "RMSE", "target's units")
-    loss_family = RegressionLoss
+    metrics = tuple(
+        Metric(name, label, higher_is_better=True, needs="two different targets")
+        for name, label in {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "r2": "R²"}.items()
+    )
+    loss_family = (RegressionLoss,)
+    default_loss = "mse"
 
     def __init__(self, config):
         super().__init__(config)
@@ -51,6 +56,7 @@ class Regression(Task):
                         f"the fold {name} no row with a value of {column!r}; choose another fold_by or seed, "
                         "or leave it out of target_columns."
                     )
+        super().check_fold(train, held_out)
 
     def fit(self, train: pd.DataFrame) -> None:
         """With ``standardize``, targets are learnt in units of their standard deviation."""
@@ -59,7 +65,7 @@ class Regression(Task):
             constant = np.nanmax(targets, axis=0) == np.nanmin(targets, axis=0)
             spread = np.where(constant, 1.0, np.nanstd(targets, axis=0))
             self.location, self.scale = tuple(np.nanmean(targets, axis=0).tolist()), tuple(spread.tolist())
-        self.loss = LOSSES[self.config.loss](self.scale)
+        self.loss = self.make_loss(self.scale)
 
     def head(self) -> HeadConfig:
         return HeadConfig(
@@ -97,7 +103,9 @@ class Regression(Task):
         return scores | {"batch_rmse": batch_rmse(targets, predictions)}
 
     def score(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        return float(np.nanmean(_rmses(targets, predictions)))
+        if self.metric.name == "rmse":  # much faster alone
+            return float(np.nanmean(_rmses(targets, predictions)))
+        return super().score(targets, predictions)
 
     def errors(self, targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
         """Squared errors, (rows, targets); NaN where a target is missing."""
@@ -106,7 +114,9 @@ class Regression(Task):
     def interval(
         self, targets: np.ndarray, predictions: np.ndarray, groups: np.ndarray
     ) -> tuple[float, float]:
-        return rmse_interval(self.errors(targets, predictions), groups)
+        if self.metric.name == "rmse":
+            return rmse_interval(self.errors(targets, predictions), groups)
+        return super().interval(targets, predictions, groups)
 
     def stack(self, predictions: np.ndarray, targets: np.ndarray):
         """Ridge weights for the models' predictions of each target, their strength cross-validated."""

@@ -65,7 +65,7 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
         raise InputError(
             "weight_format rounds float32 weights, and apex-O2 trains float16 ones; set precision=fp32."
         )
-    make_task(config).check_fold(train_rows, held_out_rows)
+    make_task(config, table).check_fold(train_rows, held_out_rows)
     runtime.seed_everything(config.seed)
     task = make_task(config, table, train_rows)
     with distributed.processes().main_process_first():  # which downloads it, or makes the tiny one

@@ -1,0 +1,105 @@
+"""Labels for a text: one of two, one of several, or any of several."""
+
+import numpy as np
+import pandas as pd
+
+from utils.data.table import check_rows
+from utils.modeling.classification import SoftmaxLoss
+from utils.tasks.base import Task
+from utils.tasks.class_scores import ACCURACY, COMMON, MACRO_F1
+from utils.tasks.classification import Classification
+from utils.tasks.label_columns import read_labels
+from utils.tasks.metrics import Metric
+
+
+class Binary(Classification):
+    """One of two labels; the second in order is the positive one, whose F1 and AUROC are meant."""
+
+    name = "binary"
+    metric = ACCURACY
+    metrics = (MACRO_F1, *COMMON)
+    loss_family = (SoftmaxLoss,)
+    default_loss = "bce"
+    n_labels = 2
+
+
+class Multiclass(Classification):
+    """One of several labels."""
+
+    name = "multiclass"
+    metric = MACRO_F1
+    metrics = (ACCURACY, *COMMON)
+    loss_family = (SoftmaxLoss,)
+    default_loss = "cross_entropy"
+
+
+class Multilabel(Classification):
+    """Any of several labels, each a column of 0 and 1. Predictions are the labels' probabilities.
+
+    F1, precision and recall are those of each label's 1, and macro scores their mean over the labels.
+    """
+
+    name = "multilabel"
+    metric = MACRO_F1
+    metrics = (ACCURACY, *COMMON)
+    loss_family = (SoftmaxLoss,)
+    default_loss = "bce"
+    n_labels = 2
+
+    def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
+        for column in self.config.target_columns:
+            cells = read_labels(table, column, where).replace({"True": "1", "False": "0"})
+            strange = cells.notna() & ~cells.isin(["0", "1"])
+            check_rows(table, strange, column, "holds something else than 0 and 1", where)
+            table = table.assign(**{column: cells})
+        return super().check(table, where)
+
+    def strata(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The labels, as columns of 0 and 1."""
+        return (table[list(self.config.target_columns)] == "1").astype(int)
+
+    def see(self, table: pd.DataFrame) -> None:
+        self.set_labels((("0", "1"),) * len(self.config.target_columns))
+
+    def guess(self, targets: np.ndarray) -> np.ndarray:
+        return np.random.default_rng(0).uniform(size=targets.shape)
+
+    def decode(self, outputs, examples) -> np.ndarray:
+        return super().decode(outputs, examples)[:, 1::2]
+
+    def by_target(self, predictions: np.ndarray) -> list[np.ndarray]:
+        return [np.stack([1 - column, column], axis=1) for column in predictions.T]
+
+    def class_names(self, weights: str) -> list[str]:
+        return [" ".join(filter(None, [target, weights])) for target in self.config.target_columns]
+
+    def place(self, output: int) -> tuple[int, int]:
+        return output, 1
+
+    def one_score(self, metric: Metric, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
+        name = metric.name.removeprefix("macro_")
+        if name == metric.name:
+            return super().one_score(metric, targets, predictions)
+        return [scores[name][1] for scores in self.by_class(targets, predictions)]
+
+    def f1_by_class(self, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
+        return [scores["f1"][1] for scores in self.by_class(targets, predictions)]
+
+    def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
+        return {name: array[:, 1::2] for name, array in super().baselines(train, held_out).items()}
+
+    def answers(self, ids, predictions) -> pd.DataFrame:
+        """The labels' probabilities."""
+        return Task.submission(self, ids, predictions)
+
+    def submission(self, ids, predictions, sample=None) -> pd.DataFrame:
+        """Probabilities of the labels; 0 and 1 where the sample holds these alone."""
+        if sample is None or not _holds_labels(sample, self.config.target_columns):
+            return Task.submission(self, ids, predictions)
+        return Task.submission(self, ids, self.predicted(predictions))
+
+
+def _holds_labels(sample: pd.DataFrame, columns: tuple[str, ...]) -> bool:
+    """Whether a sample submission holds whole numbers alone, and both of them."""
+    cells = set(sample.reindex(columns=list(columns)).astype(str).to_numpy().ravel())
+    return cells == {"0", "1"}
