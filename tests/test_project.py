@@ -37,8 +37,8 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 BUDGETS = {
     "machine": 1100,
     "data": 950,
-    "modeling": 900,
-    "tasks": 1500,
+    "modeling": 1000,
+    "tasks": 1800,
     "training": 1100,
     "runs": 1675,
     "reporting": 1700,
@@ -82,7 +82,7 @@ def test_imports_run_one_way():
     for path, wing in modules():
         if not wing:
             continue
-        allowed = {"config", "presets", *WINGS[: WINGS.index(wing) + 1]}
+        allowed = {"config", "fields", "errors", "presets", *WINGS[: WINGS.index(wing) + 1]}
         for module in imported_modules(path):
             parts = module.split(".")
             if parts[0] == "utils" and len(parts) > 1:

@@ -3,27 +3,15 @@
 import ast
 import dataclasses
 import json
-import math
-import typing
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
+from utils.fields import SMALLEST, check_limits, choice, coerce, number
 from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
-_POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
-
-
-def choice(default: str, *others: str) -> typing.Any:
-    """A field whose value is ``default`` or one of ``others``."""
-    return dataclasses.field(default=default, metadata={"choices": (default, *others)})
-
-
-def number(default: float, *, least: float = 0, most: float = math.inf) -> typing.Any:
-    """A numeric field with inclusive limits."""
-    return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +52,7 @@ class Config:
     reinit_layers: int = number(0)  # top encoder layers to reinitialize
     standardize: bool = True  # learn targets in units of the training rows' standard deviation
     # optimization
-    epochs: float = number(5, least=_POSITIVE)
+    epochs: float = number(5, least=SMALLEST)
     batch_size: int = number(16, least=1)
     eval_batch_size: int = number(64, least=1)
     accumulation_steps: int = number(1, least=1)  # micro-batches per optimizer step
@@ -75,13 +63,13 @@ class Config:
     smoothing: str = choice("uniform", "others")  # over all classes, as in torch; over the other ones
     focal_gamma: float = number(2.0)
     optimizer: str = choice("adamw", "madgrad", "fused_adam")
-    lr: float = number(5e-5, least=_POSITIVE)
+    lr: float = number(5e-5, least=SMALLEST)
     weight_decay: float = number(0.01)  # none on biases, norms and the head
-    eps: float = number(1e-6, least=_POSITIVE)
+    eps: float = number(1e-6, least=SMALLEST)
     param_groups: str = choice("layerwise", "grouped", "none")
-    layer_decay: float = number(0.9, least=_POSITIVE, most=1)  # layerwise: rate relative to the layer above
+    layer_decay: float = number(0.9, least=SMALLEST, most=1)  # layerwise: rate relative to the layer above
     tier_factor: float = number(2.6, least=1)  # grouped: thirds of the layers get lr/factor, lr, lr*factor
-    head_lr_factor: float = number(20.0, least=_POSITIVE)  # multiplies lr outside the encoder
+    head_lr_factor: float = number(20.0, least=SMALLEST)  # multiplies lr outside the encoder
     schedule: str = choice("cosine", "linear", "constant")
     warmup_ratio: float = number(0.06, most=1)  # share of all steps
     max_grad_norm: float = number(1.0)
@@ -91,7 +79,7 @@ class Config:
     # averaging
     averaging: str = choice("swa", "ema", "none")
     swa_start: float = number(3.0)  # epochs
-    swa_lr_factor: float = number(0.5, least=_POSITIVE)  # each group's SWA rate relative to its own peak rate
+    swa_lr_factor: float = number(0.5, least=SMALLEST)  # each group's SWA rate relative to its own peak rate
     swa_flat_lr: float = number(0.0)  # one SWA rate for all groups, as published; 0: off
     swa_anneal: str = choice("cos", "linear")
     swa_anneal_epochs: float = number(0.5)
@@ -117,7 +105,7 @@ class Config:
             if "choices" in field.metadata:
                 check_choice(field.name, value, field.metadata["choices"])
             if "limits" in field.metadata:
-                _check_limits(field.name, value, *field.metadata["limits"])
+                check_limits(field.name, value, *field.metadata["limits"])
         self._check_columns()
         if self.fold >= self.n_folds:
             last = f"with n_folds={self.n_folds}, the last one is {self.n_folds - 1}"
@@ -159,7 +147,7 @@ class Config:
         check_choice("preset", preset, PRESETS)
         check_names(overrides)
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        values = {name: _coerce(fields[name], value) for name, value in overrides.items()}
+        values = {name: coerce(fields[name], value) for name, value in overrides.items()}
         return cls(**{"preset": preset, **PRESETS[preset], **values})
 
     @classmethod
@@ -211,12 +199,6 @@ def check_names(names: Iterable[str]) -> None:
         raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], known)}")
 
 
-def _check_limits(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        expected = f"{least:g} or more" if math.isinf(most) else f"from {least:g} to {most:g}"
-        raise InputError(f"{name}={value:g} is out of range; it must be {expected}.")
-
-
 def _assigned_names(source: str) -> list[str]:
     """Names that a cell's top-level statements assign."""
     names = []
@@ -224,26 +206,3 @@ def _assigned_names(source: str) -> list[str]:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         names += [target.id for target in targets if isinstance(target, ast.Name)]
     return names
-
-
-def _coerce(field: dataclasses.Field, value):
-    """``value`` as the field's type, or InputError."""
-    name, field_type = field.name, typing.cast(typing.Any, field.type)
-    if str(value) == "None" and "none" in field.metadata.get("choices", ()):
-        return "none"
-    if value is None:
-        raise InputError(f"{name}=None is no value; leave {name} out to have the preset's.")
-    try:
-        if typing.get_origin(field_type) is tuple:
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(str(part).strip() for part in parts if str(part).strip())
-        if field_type is bool:
-            return {"true": True, "false": False, "1": True, "0": False}[str(value).lower()]
-        is_fraction = field_type is int and (isinstance(value, bool) or float(value) != int(float(value)))
-        if is_fraction or (field_type is float and not math.isfinite(float(value))):
-            raise ValueError
-        return int(float(value)) if field_type is int else field_type(value)
-    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
-        names = {int: "a whole number", float: "a number", bool: "True or False"}
-        expected = names.get(field_type, "names separated by commas")
-        raise InputError(f"{name}={value!r} cannot be used; it must be {expected}.") from None

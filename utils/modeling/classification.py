@@ -76,9 +76,19 @@ class SoftmaxLoss(ClassLoss):
 
 def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     """(..., classes): of a softmax over (..., classes) logits, or of a sigmoid of (..., 1)."""
-    if logits.shape[-1] == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits], dim=-1)
-    return logits.log_softmax(dim=-1)
+    return _logit_per_class(logits).log_softmax(dim=-1)
+
+
+def log_odds(logits: torch.Tensor) -> torch.Tensor:
+    """log p / (1 - p) of each class, (..., classes), exact however sure the model is."""
+    logits = _logit_per_class(logits)
+    itself = torch.eye(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    others = logits.unsqueeze(-2).masked_fill(itself, -torch.inf)
+    return logits - others.logsumexp(dim=-1)
+
+
+def _logit_per_class(logits: torch.Tensor) -> torch.Tensor:
+    return torch.cat([torch.zeros_like(logits), logits], dim=-1) if logits.shape[-1] == 1 else logits
 
 
 class WeightedLoss(SoftmaxLoss):

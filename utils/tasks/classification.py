@@ -1,8 +1,4 @@
-"""What tasks with classes have in common: binary, multiclass and ordinal are named subclasses.
-
-Predictions are the probabilities of all classes, (rows, classes); with several targets, of one target's after
-the other's. Targets are class numbers, (rows, targets), NaN where one of several is missing.
-"""
+"""What tasks with classes have in common: how they learn, decide and are scored."""
 
 from typing import ClassVar
 
@@ -11,58 +7,20 @@ import pandas as pd
 import torch
 
 from utils.config import InputError
-from utils.data.table import check_rows
-from utils.modeling.classification import ClassLoss
+from utils.modeling.classification import ClassLoss, log_odds
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES
 from utils.tasks import baselines, class_scores
-from utils.tasks.base import Task
-from utils.tasks.label_columns import check_classes, codes_of, natural_order, read_labels
+from utils.tasks.labelled import Labelled
 from utils.tasks.metrics import Metric
 
 
-class Classification(Task):
+class Classification(Labelled):
     """Labels. What a subclass must say is its metrics, its losses and how many labels there may be."""
 
-    n_labels: ClassVar[int | None] = None  # None: any number
     error: ClassVar[str] = "Brier score"
-    labels: tuple[tuple[str, ...], ...] = ()  # of each target, in order; from ``see`` or ``restore``
 
-    # --- the table ------------------------------------------------------------------------------------------
-
-    def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
-        """``table`` with its targets as labels. Of several targets some may be missing, but not all."""
-        columns, known = list(self.config.target_columns), self.config.labels
-        labels = {column: read_labels(table, column, where, known) for column in columns}
-        missing = pd.DataFrame(labels).isna()
-        check_rows(table, missing.all(axis=1), columns[0], "holds no label", where)
-        table = table.assign(**labels)
-        for column in columns:
-            if missing[column].all():
-                raise InputError(f"{where}: column {column!r} is empty; leave it out of target_columns.")
-            check_classes(table, column, where, self.n_labels)
-        return table
-
-    def strata(self, table: pd.DataFrame) -> pd.Series:
-        """The first target's labels."""
-        return table[self.config.target_columns[0]].fillna("")
-
-    def see(self, table: pd.DataFrame) -> None:
-        self.set_labels(
-            tuple(
-                self.config.labels or self.order(set(table[column].dropna()))
-                for column in self.config.target_columns
-            )
-        )
-
-    def order(self, labels: set[str]) -> tuple[str, ...]:
-        """The labels of a target in the order of their numbers."""
-        return natural_order(labels)
-
-    def set_labels(self, labels: tuple[tuple[str, ...], ...]) -> None:
-        """Take the labels of each target, and name what is explained."""
-        self.labels = labels
-        self.outputs = tuple(self.class_names(""))
+    # --- learning -------------------------------------------------------------------------------------------
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
         for column in self.config.target_columns:
@@ -110,17 +68,7 @@ class Classification(Task):
             return _numbers("pos_weight", given, len(self.sizes), "auto", "target")
         return [float((codes == 0).sum() / max((codes == 1).sum(), 1)) for codes in self._train_codes.T]
 
-    def targets(self, table: pd.DataFrame) -> np.ndarray:
-        labels = table.reindex(columns=list(self.config.target_columns))
-        codes = [codes_of(labels[c], own) for c, own in zip(labels, self.labels, strict=True)]
-        return np.stack(codes, axis=1)
-
     # --- the model ------------------------------------------------------------------------------------------
-
-    @property
-    def sizes(self) -> list[int]:
-        """How many classes each target has."""
-        return [len(labels) for labels in self.labels]
 
     @property
     def loss_class(self) -> type[ClassLoss]:
@@ -142,14 +90,10 @@ class Classification(Task):
         n_outputs = self.loss_class.n_outputs(len(labels))
         return [f"{target} {label}" for label in labels[-n_outputs:]]
 
-    def restore(self, head: HeadConfig) -> None:
-        self.set_labels(tuple(map(tuple, head.labels)))
-
     def explained(self, logits: torch.Tensor, output: int) -> torch.Tensor:
         """The class's log-odds, log p / (1 - p)."""
         target, label = self.place(output)
-        log = self.probabilities_of(logits)[target].clamp(1e-7, 1 - 1e-7).logit()
-        return log[:, label]
+        return log_odds(self.split(logits)[target])[:, label]
 
     def place(self, output: int) -> tuple[int, int]:
         """The target and the class within it to which one of ``outputs`` belongs."""
@@ -157,10 +101,13 @@ class Classification(Task):
         target = int(np.searchsorted(ends, output, side="right"))
         return target, output - int(ends[target] - self.sizes[target])
 
+    def split(self, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Each target's outputs, (batch, outputs)."""
+        return logits.split([self.loss_class.n_outputs(size) for size in self.sizes], dim=-1)
+
     def probabilities_of(self, logits: torch.Tensor) -> list[torch.Tensor]:
         """Of each target its classes' probabilities, (batch, classes)."""
-        parts = logits.split([self.loss_class.n_outputs(size) for size in self.sizes], dim=-1)
-        return [self.loss_class.probabilities(part) for part in parts]
+        return [self.loss_class.probabilities(part) for part in self.split(logits)]
 
     # --- predictions ----------------------------------------------------------------------------------------
 
@@ -170,10 +117,6 @@ class Classification(Task):
         logits = torch.from_numpy(np.stack(outputs).astype(np.float64))
         return torch.cat(self.probabilities_of(logits), dim=1).numpy()
 
-    def by_target(self, predictions: np.ndarray) -> list[np.ndarray]:
-        """Each target's columns of predictions, (rows, classes)."""
-        return np.split(predictions, np.cumsum(self.sizes)[:-1], axis=1)
-
     def choose(self, probabilities: np.ndarray) -> np.ndarray:
         """The class, (rows,), that is predicted from a target's probabilities, (rows, classes)."""
         return probabilities.argmax(axis=1)
@@ -181,49 +124,6 @@ class Classification(Task):
     def predicted(self, predictions: np.ndarray) -> np.ndarray:
         """The predicted class of each target, (rows, targets)."""
         return np.stack([self.choose(part) for part in self.by_target(predictions)], axis=1)
-
-    def names_of(self, codes: np.ndarray) -> np.ndarray:
-        """The labels, (rows, targets), of class numbers, (rows, targets); "" where they are missing."""
-        known = [np.array([*labels, ""], dtype=object) for labels in self.labels]
-        columns = [
-            names[np.where(np.isnan(column), -1, column).astype(int)]
-            for names, column in zip(known, codes.astype(float).T, strict=True)
-        ]
-        return np.stack(columns, axis=1)
-
-    def class_names(self, weights: str) -> list[str]:
-        """A name for each class of each target, with the target's where there are several."""
-        several = len(self.config.target_columns) > 1
-        return [
-            " ".join(filter(None, [target if several else "", weights, label]))
-            for target, labels in zip(self.config.target_columns, self.labels, strict=True)
-            for label in labels
-        ]
-
-    def columns(self, weights: str) -> list[str]:
-        """The probability of each class, as "<weights> <label>"; of "target" the labels."""
-        return super().columns(weights) if weights == "target" else self.class_names(weights)
-
-    def label_columns(self, weights: str) -> list[str]:
-        """The columns of predicted labels."""
-        return [f"{name} label" for name in super().columns(weights)]
-
-    def predictions_table(self, ids: list[str], values: dict[str, np.ndarray]) -> pd.DataFrame:
-        """The probabilities, and the label that is predicted from them."""
-        table = super().predictions_table(ids, values)
-        for name, array in values.items():
-            codes = array if name == "target" else self.predicted(array)
-            columns = self.columns(name) if name == "target" else self.label_columns(name)
-            table = table.assign(**dict(zip(columns, self.names_of(codes).T, strict=True)))
-        return table
-
-    def values(self, predictions: pd.DataFrame, weights: str) -> np.ndarray:
-        if weights != "target":
-            return super().values(predictions, weights)
-        columns = predictions[self.columns("target")].astype(object)
-        named = [read_labels(columns, column, "predictions.csv") for column in columns]
-        codes = [codes_of(column, own) for column, own in zip(named, self.labels, strict=True)]
-        return np.stack(codes, axis=1)
 
     # --- scores ---------------------------------------------------------------------------------------------
 
@@ -297,37 +197,6 @@ class Classification(Task):
             return predictions
         return predictions | {"TF-IDF, logistic regression": logistic}
 
-    # --- for people -----------------------------------------------------------------------------------------
-
-    def sample(self, values: dict[str, np.ndarray]) -> str:
-        """The true label, and the predicted one with its probability."""
-        parts = []
-        for name, array in values.items():
-            if name == "target":
-                parts.append(f"{name} {', '.join(self.names_of(array[None])[0])}")
-                continue
-            labels = self.names_of(self.predicted(array[None]))[0]
-            sure = [part.max() for part in self.by_target(array[None])]
-            parts.append(f"{name} " + ", ".join(f"{x} ({p:.2f})" for x, p in zip(labels, sure, strict=True)))
-        return ", ".join(parts)
-
-    def submission(self, ids, predictions, sample=None) -> pd.DataFrame:
-        """Labels; or probabilities, where the sample has a column per class or fractions for two classes."""
-        config, table = self.config, pd.DataFrame({self.config.id_column: ids})
-        by_class = dict(zip(self.class_names(""), predictions.T, strict=True))
-        if sample is not None and set(sample.columns) == {config.id_column, *by_class}:
-            return table.assign(**by_class)[list(sample.columns)]
-        parts = self.by_target(predictions)
-        if sample is not None and set(self.sizes) == {2} and _holds_fractions(sample, config.target_columns):
-            return table.assign(**{t: p[:, 1] for t, p in zip(config.target_columns, parts, strict=True)})
-        labels = self.names_of(self.predicted(predictions))
-        return table.assign(**dict(zip(config.target_columns, labels.T, strict=True)))
-
-    def answers(self, ids, predictions) -> pd.DataFrame:
-        """Labels, and the probability of each class."""
-        probabilities = dict(zip(self.class_names(""), predictions.T, strict=True))
-        return self.submission(ids, predictions).assign(**probabilities)
-
 
 def _mean(values: list[float]) -> float:
     """The mean over targets, of which those that define nothing are left out."""
@@ -348,9 +217,3 @@ def _numbers(setting: str, given: tuple[str, ...], n: int, word: str, what: str)
             f"the {n} {what}s."
         )
     return numbers
-
-
-def _holds_fractions(sample: pd.DataFrame, columns: tuple[str, ...]) -> bool:
-    """Whether a sample submission has a number with a fraction in a target column."""
-    cells = sample.reindex(columns=list(columns)).astype(str).to_numpy().ravel()
-    return any("." in cell for cell in cells)

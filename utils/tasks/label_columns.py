@@ -28,10 +28,8 @@ def read_labels(table: pd.DataFrame, column: str, where: str, known: tuple[str, 
     different = pd.Series(labels.dropna().unique(), dtype=object)
     alike = different[different.str.casefold().duplicated(keep=False)]
     if len(alike):
-        one, other = sorted(alike, key=str.casefold)[:2]
-        raise InputError(
-            f"{where}: column {column!r} has the labels {one!r} and {other!r}; write them alike."
-        )
+        one, other = sorted(alike, key=lambda label: (label.casefold(), label))[:2]
+        raise InputError(f"{where}: column {column!r} holds both {one!r} and {other!r}; write them alike.")
     return labels
 
 
