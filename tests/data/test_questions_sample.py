@@ -57,11 +57,12 @@ def test_answers_are_short_and_begin_and_end_at_a_words_edge(questions):
             assert not re.search(r"\w\w", context[end - 1 : end + 1]), question
 
 
-def test_a_question_lists_an_answer_once(questions):
+def test_a_question_lists_each_answer_once_and_the_shortest_first(questions):
     for _, _, question in questions:
-        spans = [(answer["answer_start"], answer["text"]) for answer in question["answers"]]
-        assert len(set(spans)) == len(spans), question
-        assert question["is_impossible"] == (not spans), question
+        texts = [answer["text"] for answer in question["answers"]]
+        assert len(set(texts)) == len(texts) <= 3, question
+        assert texts == sorted(texts, key=len), question
+        assert question["is_impossible"] == (not texts), question
 
 
 def test_json_and_csv_agree(table, squad, questions):
