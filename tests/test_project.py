@@ -40,7 +40,7 @@ BUDGETS = {
     "modeling": 1000,
     "tasks": 1800,
     "training": 1100,
-    "runs": 1675,
+    "runs": 1800,
     "reporting": 1700,
     "lit": 1500,
     "batch": 1440,

@@ -117,6 +117,8 @@ def quadratic_weighted_kappa(codes, predicted, probabilities) -> float:
     return float(1 - (table * distance).sum() / expected) if (true > 0).sum() > 1 else float("nan")
 
 
+#: Scores of labels, in which probabilities count for nothing.
+OF_LABELS = ("accuracy", "macro_f1", "weighted_f1", "macro_precision", "macro_recall", "mcc", "qwk")
 SCORES: dict[str, Score] = {
     "accuracy": _accuracy,
     "macro_f1": _macro("f1"),

@@ -1,5 +1,6 @@
 """What tasks with classes have in common: how they learn, decide and are scored."""
 
+import functools
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +12,10 @@ from utils.modeling.classification import ClassLoss, log_odds
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES
 from utils.tasks import baselines, class_scores
+from utils.tasks.class_weights import class_weights, pos_weight
 from utils.tasks.labelled import Labelled
 from utils.tasks.metrics import Metric
+from utils.tasks.thresholds import divide, fit_cuts
 
 
 class Classification(Labelled):
@@ -45,28 +48,10 @@ class Classification(Labelled):
 
     def loss_option(self, name: str):
         if name == "class_weights":
-            return self._class_weights()
+            return class_weights(self.config.class_weights, self._train_codes, self.sizes)
         if name == "pos_weight":
-            return self._pos_weight()
+            return pos_weight(self.config.pos_weight, self._train_codes)
         return super().loss_option(name)
-
-    def _class_weights(self) -> list[float] | None:
-        """balanced: in inverse proportion to the class's share of the training rows, 1 on average."""
-        given = self.config.class_weights
-        if given != ("balanced",):
-            return _numbers("class_weights", given, sum(self.sizes), "balanced", "label")
-        weights: list[float] = []
-        for codes, size in zip(self._train_codes.T, self.sizes, strict=True):
-            counts = np.bincount(codes[~np.isnan(codes)].astype(int), minlength=size)
-            weights += (counts.sum() / (np.maximum(counts, 1) * (counts > 0).sum())).tolist()
-        return weights
-
-    def _pos_weight(self) -> list[float] | None:
-        """auto: negatives over positives among the training rows."""
-        given = self.config.pos_weight
-        if given != ("auto",):
-            return _numbers("pos_weight", given, len(self.sizes), "auto", "target")
-        return [float((codes == 0).sum() / max((codes == 1).sum(), 1)) for codes in self._train_codes.T]
 
     # --- the model ------------------------------------------------------------------------------------------
 
@@ -117,13 +102,62 @@ class Classification(Labelled):
         logits = torch.from_numpy(np.stack(outputs).astype(np.float64))
         return torch.cat(self.probabilities_of(logits), dim=1).numpy()
 
-    def choose(self, probabilities: np.ndarray) -> np.ndarray:
-        """The class, (rows,), that is predicted from a target's probabilities, (rows, classes)."""
-        return probabilities.argmax(axis=1)
+    def place_on_line(self, probabilities: np.ndarray) -> np.ndarray:
+        """Where rows lie, (rows,), on a line that cuts divide into classes; of two: the second's share."""
+        return probabilities[:, 1]
 
-    def predicted(self, predictions: np.ndarray) -> np.ndarray:
-        """The predicted class of each target, (rows, targets)."""
-        return np.stack([self.choose(part) for part in self.by_target(predictions)], axis=1)
+    def usual_cuts(self, n_classes: int) -> np.ndarray:
+        """Those of a task that nobody has fitted."""
+        return np.array([0.5])
+
+    @property
+    def has_cuts(self) -> bool:
+        """Whether cuts decide between the classes; of several without an order the most probable wins."""
+        return set(self.sizes) == {2}
+
+    def fit_cuts(self, targets: np.ndarray, predictions: np.ndarray) -> list[np.ndarray]:
+        """Of each target the cuts, (classes - 1,), with which its labels score best on these rows."""
+        fitted = []
+        for codes, part in zip(targets.T, self.by_target(predictions), strict=True):
+            rows, n_classes = ~np.isnan(codes), part.shape[1]
+            objective = functools.partial(self.score_labels, self.label_metric.name, n_classes)
+            line = self.place_on_line(part[rows])
+            fitted.append(fit_cuts(codes[rows].astype(int), line, self.usual_cuts(n_classes), objective))
+        return fitted
+
+    def choose(self, probabilities: np.ndarray, cuts: np.ndarray | None = None) -> np.ndarray:
+        """The class, (rows,), that is predicted from a target's probabilities, (rows, classes)."""
+        if not self.has_cuts:
+            return probabilities.argmax(axis=1)
+        if cuts is None:
+            cuts = self.usual_cuts(probabilities.shape[1])
+        return divide(self.place_on_line(probabilities), cuts)
+
+    @property
+    def label_metric(self) -> Metric:
+        """What labels are judged by: the metric, or the task's first where it judges probabilities."""
+        own = type(self).metric
+        return self.metric if self.metric.name in class_scores.OF_LABELS else own
+
+    def label_score(self, targets: np.ndarray, labels: np.ndarray) -> float:
+        """The mean over targets of ``label_metric``, from class numbers, (rows, targets)."""
+        scores = []
+        for codes, predicted, size in zip(targets.T, labels.T, self.sizes, strict=True):
+            rows = ~np.isnan(codes)
+            scores.append(
+                self.score_labels(self.label_metric.name, size, codes[rows].astype(int), predicted[rows])
+            )
+        return _mean(scores)
+
+    def score_labels(self, name: str, n_classes: int, codes: np.ndarray, predicted: np.ndarray) -> float:
+        """One of the scores of labels, of one target's class numbers, each (rows,)."""
+        return class_scores.SCORES[name](codes, predicted, np.empty((0, n_classes)))
+
+    def predicted(self, predictions: np.ndarray, cuts: list[np.ndarray] | None = None) -> np.ndarray:
+        """The predicted class of each target, (rows, targets), by ``fit_cuts``'s cuts or the usual ones."""
+        parts = self.by_target(predictions)
+        own = cuts or [self.usual_cuts(part.shape[1]) for part in parts]
+        return np.stack([self.choose(part, cut) for part, cut in zip(parts, own, strict=True)], axis=1)
 
     # --- scores ---------------------------------------------------------------------------------------------
 
@@ -135,8 +169,10 @@ class Classification(Labelled):
 
     def one_score(self, metric: Metric, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
         """A score of each target."""
-        score = class_scores.SCORES[metric.name]
-        return [score(*parts) for parts in self.known(targets, predictions)]
+        known = self.known(targets, predictions)
+        if metric.name in class_scores.OF_LABELS:
+            return [self.score_labels(metric.name, part.shape[1], *labels) for *labels, part in known]
+        return [class_scores.SCORES[metric.name](*parts) for parts in known]
 
     def scores(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Every metric; with several targets their mean, and the default metric of each; F1 by class.
@@ -201,19 +237,3 @@ class Classification(Labelled):
 def _mean(values: list[float]) -> float:
     """The mean over targets, of which those that define nothing are left out."""
     return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
-
-
-def _numbers(setting: str, given: tuple[str, ...], n: int, word: str, what: str) -> list[float] | None:
-    """The numbers that a setting gives, one per label or target; None where it gives none."""
-    if not given:
-        return None
-    try:
-        numbers = [float(value) for value in given]
-    except ValueError:
-        numbers = []
-    if len(numbers) != n or not all(0 < number < np.inf for number in numbers):
-        raise InputError(
-            f"{setting}={','.join(given)!r} cannot be used; write {word}, or a positive number for each of "
-            f"the {n} {what}s."
-        )
-    return numbers

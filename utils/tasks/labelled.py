@@ -73,7 +73,7 @@ class Labelled(Task):
         """Each target's columns of predictions, (rows, classes)."""
         return np.split(predictions, np.cumsum(self.sizes)[:-1], axis=1)
 
-    def predicted(self, predictions: np.ndarray) -> np.ndarray:
+    def predicted(self, predictions: np.ndarray, cuts: list[np.ndarray] | None = None) -> np.ndarray:
         """The predicted class of each target, (rows, targets)."""
         raise NotImplementedError
 

@@ -5,11 +5,11 @@ import pandas as pd
 
 from utils.data.table import check_rows
 from utils.modeling.classification import SoftmaxLoss
+from utils.tasks import class_scores
 from utils.tasks.base import Task
 from utils.tasks.class_scores import ACCURACY, COMMON, MACRO_F1
 from utils.tasks.classification import Classification
 from utils.tasks.label_columns import read_labels
-from utils.tasks.metrics import Metric
 
 
 class Binary(Classification):
@@ -76,11 +76,11 @@ class Multilabel(Classification):
     def place(self, output: int) -> tuple[int, int]:
         return output, 1
 
-    def one_score(self, metric: Metric, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
-        name = metric.name.removeprefix("macro_")
-        if name == metric.name:
-            return super().one_score(metric, targets, predictions)
-        return [scores[name][1] for scores in self.by_class(targets, predictions)]
+    def score_labels(self, name: str, n_classes: int, codes: np.ndarray, predicted: np.ndarray) -> float:
+        of_class = name.removeprefix("macro_")
+        if of_class == name:
+            return super().score_labels(name, n_classes, codes, predicted)
+        return float(class_scores.by_class(codes, predicted, n_classes)[of_class][1])
 
     def f1_by_class(self, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
         return [scores["f1"][1] for scores in self.by_class(targets, predictions)]

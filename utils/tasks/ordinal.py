@@ -68,9 +68,15 @@ class Ordinal(Classification):
         """The expected grade's number, (batch,), counted from 0."""
         return expected_grades(self.probabilities_of(logits)[output])
 
-    def choose(self, probabilities: np.ndarray) -> np.ndarray:
-        """The expected grade, rounded."""
-        return np.floor(expected_grades(probabilities) + 0.5).astype(int)
+    has_cuts = True
+
+    def place_on_line(self, probabilities: np.ndarray) -> np.ndarray:
+        """The expected grade."""
+        return expected_grades(probabilities)
+
+    def usual_cuts(self, n_classes: int) -> np.ndarray:
+        """Halfway between two grades: rounding."""
+        return np.arange(n_classes - 1) + 0.5
 
     def one_score(self, metric: Metric, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
         if metric != MAE:
