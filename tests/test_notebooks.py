@@ -97,6 +97,17 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
     assert metadata["config"]["layer_dropout"] == 0.1
 
 
+def test_the_tour_of_labels_runs_to_its_end(tmp_path, parameters):
+    notebook = runtime.ROOT / "notebooks" / "07_labels.ipynb"
+    settings = ["-p", "preset", "tiny", "-p", "folds", "0,1", *parameters]
+    done = run_papermill(notebook, output := tmp_path / "out.ipynb", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    text = output.read_text()
+    assert "Fitted to the other folds, cuts change macro F1 by" in text
+    assert "has the highest rounded QWK" in text
+    assert len([*(tmp_path / "output").glob("tiny-*/fold-*/averaged")]) == 18
+
+
 @pytest.mark.full
 def test_the_demo_learns(tmp_path, parameters):
     """`make run`'s encoder and data, started in the same way, but for two epochs instead of five."""

@@ -152,8 +152,9 @@ def like_finished(config: Config, folders: dict[int, Path]) -> Config:
 def train_in_process(config: Config) -> Path:
     """Train a fold in a process of its own, as Apex asks; the fold's folder."""
     config = dataclasses.replace(config, resume_from="", retrain=False, time_limit_hours=0.0)
-    return run_in_process(_train, config)
+    return run_in_process(train, config)
 
 
-def _train(config: Config) -> Path:
+def train(config: Config) -> Path:
+    """Train a fold in this process; the fold's folder."""
     return fit_fold(config, add_folds(load_table(config), config))

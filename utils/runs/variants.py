@@ -8,17 +8,21 @@ import numpy as np
 import pandas as pd
 
 from utils.config import Config
+from utils.machine.precision import choose
 from utils.machine.runtime import say
-from utils.runs.run import Run, finished_folds, open_run, train_in_process
+from utils.runs.run import Run, finished_folds, open_run, train, train_in_process
 from utils.tasks.metrics import bootstrap_interval, paired_test
 
 
 def train_variants(config: Config, variants: dict[str, dict], folds: Iterable[int]) -> dict[str, Run]:
     """A run per variant, each in a folder of its own beside the others; finished folds are left as they are.
 
+    Folds share this process, which saves the time of starting one, unless Apex needs one for each.
+
     Args:
         variants: the settings that each one changes, by its name.
     """
+    in_turn = train_in_process if choose(config.precision).name.startswith("apex") else train
     runs = {}
     for name, changes in variants.items():
         slug = re.sub(r"\W+", "-", name.lower()).strip("-")
@@ -26,7 +30,7 @@ def train_variants(config: Config, variants: dict[str, dict], folds: Iterable[in
         for fold in folds:
             if fold not in finished_folds(own):
                 say(f"{name}: fold {fold} is trained now.")
-                train_in_process(replace(own, fold=fold))
+                in_turn(replace(own, fold=fold))
         runs[name] = open_run(own)
     return runs
 
