@@ -2,6 +2,7 @@
 
 import importlib.util
 import time
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -106,14 +107,14 @@ class Correct:
         whole, again = (train(run=run) for run in ("whole", "again"))
         self.victim.submit(train, run="broken", save_every=1)
         state = whole.parent.parent / "broken" / whole.name / "state"
-        stopped = self.kill_after(5, state)
+        stopped, now = self.kill_after(5, state), datetime.now(UTC).isoformat()
         broken = train(run="broken", save_every=1)
-        noise = weight_difference(whole, again)
+        what = f"largest difference of a weight, killed after step {stopped},"
+        began_anew = artifacts.read_metadata(broken)["started"] > now
         return [
-            Check(f"largest difference of a weight, killed after step {stopped},",
-                  weight_difference(whole, broken), 10 * noise),
-            Check("steps taken before the kill, below 5", float(stopped < 5), 0),
-        ]  # fmt: skip
+            Check(what, weight_difference(whole, broken), 10 * weight_difference(whole, again)),
+            Check("begun anew instead of resumed", began_anew, 0),
+        ]
 
     def kill_after(self, step: int, state: Path) -> int:
         """Kill the victim once it has saved the state of this step or a later one; that state's step."""
@@ -154,10 +155,8 @@ class Correct:
             worker.submit(folds.train, self.folder / "beside", run="beside", fold=fold, **chosen)
         beside = [worker.result(self.record.seconds_left()) for worker in (self.one, self.two)]
         reference = folds.predictions(self.reference("tiny"))
-        return [
-            Check("difference of fold 0's predictions from the CPU's, as a share of their spread,",
-                  difference(folds.predictions(beside[0]), reference), BOUNDS["fp32"]),
-        ]  # fmt: skip
+        what = "difference of fold 0's predictions from the CPU's, as a share of their spread,"
+        return [Check(what, difference(folds.predictions(beside[0]), reference), BOUNDS["fp32"])]
 
     def two_processes(self) -> list[Check]:
         chosen, port = self.chosen("tiny") | {"precision": "fp32"}, get_free_port()
@@ -165,10 +164,8 @@ class Correct:
             worker.submit(folds.train_in_share, rank, port, self.folder / "shared", run="shared", **chosen)
         folder, _ = (worker.result(min(90, self.record.seconds_left())) for worker in (self.one, self.two))
         reference = folds.predictions(self.reference("tiny"))
-        return [
-            Check("difference of predictions from one CPU process's, as a share of their spread,",
-                  difference(folds.predictions(folder), reference), BOUNDS["fp32"]),
-        ]  # fmt: skip
+        what = "difference of predictions from one CPU process's, as a share of their spread,"
+        return [Check(what, difference(folds.predictions(folder), reference), BOUNDS["fp32"])]
 
     def nccl(self) -> list[Check]:
         """Cannot fail: NCCL is known to refuse two ranks on a card, and this says what it does."""
