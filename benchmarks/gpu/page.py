@@ -107,9 +107,11 @@ def waits_text(result: dict, name: str) -> str:
     """For each case a line, and every call that waits with its source line."""
     paragraphs = [
         head("what does it wait for?", result),
-        "Ten steps of each, after five that warm up, each followed by the look for a loss that is no number, "
-        "and by averaging. The times are of steps that nobody watches; the calls are those of a profiler's "
-        "trace, with the innermost source line outside torch, and what torch's own debug mode reports.",
+        "Ten steps of each, after five that warm up, each with averaging and followed by the look for a loss "
+        "that is no number. The times are of steps that nobody watches; the calls are those of a profiler's "
+        "trace, with the innermost function outside torch and its first line, and what torch's own debug "
+        "mode reports, with the line itself. An aten operation on a tensor of the CPU waits for nothing; "
+        "the cuda calls are what counts.",
     ]
     for case, measured in result.get("cases", {}).items():
         paragraphs.append(f"**{case}**: {summarize(measured)}.")
@@ -155,5 +157,6 @@ def plot_fast(result: dict) -> plt.Figure:
         labels = [f"{setting['encoder']}\n{setting['batch']} × {setting['length']}" for setting in group]
         panel.set_xticks(range(len(group)), labels)
         panel.set(title=precision, ylabel="% of the matrix rate")
-    axes[0, 0].legend(fontsize=8, ncols=4)
+    if settings:
+        axes[0, 0].legend(fontsize=8, ncols=4)
     return figure

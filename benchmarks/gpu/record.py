@@ -95,7 +95,11 @@ def device_slug() -> str:
 def outcome(entry: dict) -> str:
     """A check's result in a line."""
     word = {True: "passed", False: "FAILED", None: "skipped"}[entry["passed"]]
-    found = [
-        f"{check['what']} {check['measured']:.2g} (at most {check['bound']:g})" for check in entry["found"]
-    ]
-    return f"{word}: {entry['name']}: {'; '.join([*found, *filter(None, [entry['why']])])}"
+    details = [*map(finding, entry["found"]), *filter(None, [entry["why"]])]
+    return f"{word}: {entry['name']}: {'; '.join(details)}"
+
+
+def finding(check: dict) -> str:
+    """A Check as it stands in the file, in words; JSON has no NaN, but null."""
+    measured = "no number" if check["measured"] is None else f"{check['measured']:.2g}"
+    return f"{check['what']} {measured} (at most {check['bound']:g})"

@@ -1,7 +1,9 @@
 """Where a step waits for the GPU: synchronisations by source line, kernels, and how long the GPU is idle."""
 
 import contextlib
+import json
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -9,19 +11,19 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import common
 from benchmarks.gpu import fast
-from benchmarks.gpu.mechanics import prepare_fold
 from benchmarks.gpu.record import Options, Record
 from benchmarks.measure import synchronize
-from utils.machine import precision, runtime
+from utils.config import Config
+from utils.machine import runtime
 from utils.runs.guards import check_divergence
 from utils.training.loop import train_epoch
-from utils.training.setup import Training
+from utils.training.setup import Training, prepare
 
 STEPS, WARM_UP = 10, 5
 #: Calls after which the program goes on only when the GPU has caught up, and operations that make them.
@@ -30,17 +32,15 @@ OPERATIONS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", 
 
 
 def cases(options: Options) -> dict[str, dict]:
-    """Settings of a fold by name; all average at each step, so that averaging is seen too."""
-    shapes = {"base": ("base", 4, 128), "large": ("large", 32, 256)}
-    names = [name for name in ("bf16", "fp16", "fp32") if name in precision.available()]
+    """Settings of a fold by name."""
+    shapes = {"base": ("base", 4, 128), "large": ("large", 32, 256), "tiny": ("tiny", 2, 16)}
+    fastest = common.best_precision()
+    wanted = [("base", fastest, "adamw"), ("large", fastest, "adamw")]
+    wanted += [("base", "fp16", "madgrad"), ("base", "fp32", "adamw")]
     if options.dry_run:
-        shapes, names = {"tiny": ("tiny", 2, 16)}, ["fp32"]
-    wanted = [(names[0], "adamw", shape) for shape in shapes]
-    wanted += [("fp16", "madgrad", "base")] * ("fp16" in names) + [("fp32", "adamw", "base")] * (
-        len(names) > 1
-    )
+        wanted = [("tiny", "fp32", "adamw")]
     made = {}
-    for name, optimizer, shape in wanted:
+    for shape, name, optimizer in wanted:
         encoder, batch, length = shapes[shape]
         chosen = {"encoder": encoder, "batch_size": batch, "max_length": length, "optimizer": optimizer}
         made[f"{shape}, {batch} × {length}, {name}, {optimizer}"] = chosen | {"precision": name}
@@ -48,22 +48,18 @@ def cases(options: Options) -> dict[str, dict]:
 
 
 def prepare_case(data: Path, encoder: str, **chosen) -> Training:
-    """A training whose average takes in every step."""
+    """A training with enough texts for all that is measured, whose average takes in every step."""
     averaging = {"epochs": 1, "swa_start": 0.0, "swa_every": 1}
+    config = Config.make("clear", data=str(data), encoder=common.find_encoder(encoder), **averaging, **chosen)
     with contextlib.redirect_stdout(sys.stderr):
-        return prepare_fold(
-            preset="clear", data=str(data), encoder=common.find_encoder(encoder), **averaging, **chosen
-        )
+        return prepare(config, common.make_table(config, 60 * config.batch_size), 0)
 
 
 def steps_of(training: Training) -> Iterator[int]:
     """Steps as a fold takes them: each followed by the look for a loss that is no number."""
-    while True:
-        training.step = 0  # the epoch anew, whatever its length
-        for step in train_epoch(training, 0):
-            check_divergence(training)
-            training.losses[:-25] = []
-            yield step
+    for step in train_epoch(training, 0):
+        check_divergence(training)
+        yield step
 
 
 def take(steps: Iterator[int], number: int) -> None:
@@ -75,7 +71,7 @@ def take(steps: Iterator[int], number: int) -> None:
 
 
 def measure_case(training: Training) -> dict:
-    """Of ten steps each: seconds, what the profiler saw, and what torch itself calls synchronising."""
+    """Of ten steps each: seconds, what a profiler saw, and what torch itself calls synchronising."""
     steps = steps_of(training)
     take(steps, WARM_UP)
     synchronize()
@@ -83,27 +79,36 @@ def measure_case(training: Training) -> dict:
     take(steps, STEPS)
     synchronize()
     seconds = (time.perf_counter() - began) / STEPS
+    events = trace(steps)
     return {
         "seconds_per_step": seconds,
-        **kernels(steps, seconds),
-        "profiler": synchronisations(steps),
+        **kernels(events, seconds),
+        "profiler": synchronisations(events),
         "debug_mode": debug_mode(steps),
     }
 
 
-def kernels(steps: Iterator[int], seconds: float) -> dict:
-    """Kernels in a step, and the GPU's idle share of a step that nobody watches; None without a GPU."""
-    if not torch.cuda.is_available():
-        take(steps, STEPS)
-        return {"kernels_per_step": None, "idle_share": None}
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+def trace(steps: Iterator[int]) -> list[dict]:
+    """What happened in ten steps: events in Chrome's trace format, with times in microseconds."""
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profile(activities=activities, with_stack=True) as profiler:
         take(steps, STEPS)
         synchronize()
-    events = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
-    launched = [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
-    busy = busy_seconds([(event.time_range.start, event.time_range.end) for event in events])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(path))
+        events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
+    return [event for event in events if event["ph"] == "X"]
+
+
+def kernels(events: list[dict], seconds: float) -> dict:
+    """Kernels in a step, and the GPU's idle share of an unwatched one's ``seconds``; None without a GPU."""
+    if not torch.cuda.is_available():
+        return {"kernels_per_step": None, "idle_share": None}
+    on_gpu = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    busy = busy_seconds([(event["ts"], event["ts"] + event["dur"]) for event in on_gpu])
     return {
-        "kernels_per_step": len(launched) / STEPS,
+        "kernels_per_step": sum(event["cat"] == "kernel" for event in on_gpu) / STEPS,
         "idle_share": max(0.0, 1 - busy / STEPS / seconds),
     }
 
@@ -117,34 +122,27 @@ def busy_seconds(spans: list[tuple[float, float]]) -> float:
     return total / 1e6
 
 
-def synchronisations(steps: Iterator[int]) -> dict[str, float]:
-    """How often a step made each call that waits, by the call and the source line that made it."""
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
-    with profile(activities=activities, with_stack=True) as profiler:
-        take(steps, STEPS)
-    events = profiler.events()
-    sources = [(event.time_range, line) for event in events if (line := line_of(event))]
-    counts = Counter(
-        f"{event.name} at {source_of(event.time_range, sources)}"
-        for event in events
-        if event.name in (*RUNTIME, *OPERATIONS)
-    )
+def synchronisations(events: list[dict]) -> dict[str, float]:
+    """How often a step made each call that waits, by the call and the function that made it.
+
+    A function is named by its first line, as in a trace. The wait that ends the trace is left out.
+    """
+    functions = [event for event in events if event.get("cat") == "python_function"]
+    inside = next(event for event in functions if event["name"].endswith(f": {take.__name__}"))
+    sources = [event for event in functions if is_source(event["name"])]
+    starts = np.array([event["ts"] for event in sources])
+    ends = starts + np.array([event["dur"] for event in sources])
+    counts: Counter = Counter()
+    for event in events:
+        if event["name"] in (*RUNTIME, *OPERATIONS) and is_within(event, inside):
+            around = (starts <= event["ts"]) & (event["ts"] + event["dur"] <= ends)
+            innermost = sources[int(np.where(around, starts, -np.inf).argmax())]
+            counts[f"{event['name']} in {short_path(innermost['name'])}"] += 1
     return {where: count / STEPS for where, count in counts.most_common()}
 
 
-def line_of(event) -> str:
-    """The innermost source line outside torch from which an operation comes; empty where nobody knows."""
-    return next((short_path(line) for line in event.stack or [] if is_source(line)), "")
-
-
-def source_of(span, sources: list[tuple]) -> str:
-    """The line of the shortest operation that spans a call: the runtime's own calls come without a line."""
-    around = [
-        (other.elapsed_us(), line)
-        for other, line in sources
-        if other.start <= span.start and span.end <= other.end
-    ]
-    return min(around)[1] if around else "a line that the profiler did not see"
+def is_within(event: dict, other: dict) -> bool:
+    return other["ts"] <= event["ts"] <= other["ts"] + other["dur"]
 
 
 def is_source(line: str) -> bool:

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from accelerate.utils import patch_environment
-
 CPU = {"CUDA_VISIBLE_DEVICES": ""}  # a worker with this environment sees no GPU
 
 
@@ -23,15 +21,14 @@ class Worker:
 
     Args:
         module: imported at once, so that the first call need not wait for it.
-        environment: variables to start it with.
+        environment: variables to set before that.
     """
 
     def __init__(self, module: str, **environment: str):
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        with patch_environment(**environment):
-            self.process = context.Process(target=_serve, args=(other, module), daemon=True)
-            self.process.start()
+        self.process = context.Process(target=_serve, args=(other, module, environment), daemon=True)
+        self.process.start()
         other.close()
 
     def submit(self, function: Callable, *arguments, **named) -> None:
@@ -72,8 +69,9 @@ class Worker:
         self.kill()
 
 
-def _serve(connection: Connection, module: str) -> None:
+def _serve(connection: Connection, module: str, environment: dict[str, str]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for the part's own lines
+    os.environ |= environment
     importlib.import_module(module)
     while True:
         try:
