@@ -40,7 +40,7 @@ test-all: .venv/.ready-dev check ## also run the slow tests
 check: .venv/.ready-dev ## lint, check formatting and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/shellcheck setup.sh .ci/run
+	.venv/bin/shellcheck setup.sh .ci/run benchmarks/*.sh
 	.venv/bin/mypy
 
 # Nothing else writes the outputs that are committed.

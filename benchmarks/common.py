@@ -1,6 +1,7 @@
 """What the benchmarks share: options, what is trained, processes of their own, and JSON files of results."""
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from benchmarks.measure import DTYPES
 from utils.config import Config, InputError, nearest
 from utils.data.tokens import Batch
 from utils.machine import precision, runtime
-from utils.machine.encoders import encoder_source, read_encoder_config
+from utils.machine.encoders import MINILM_PACKAGE, encoder_source, read_encoder_config
 from utils.tasks import add_folds, load_table
 from utils.training import loop
 from utils.training.memory import retry_in_smaller_parts
@@ -97,13 +98,25 @@ def find_encoder(name: str) -> str:
     return str(folder)
 
 
+def find_minilm() -> str:
+    """A value for ``Config.encoder``: "minilm", or without its package the copy in the folder of wheels.
+
+    Raises InputError where neither is there.
+    """
+    copy = Path(os.environ.get("WHEELS", runtime.workspace() / "output" / "gpu-wheels")) / "minilm"
+    if importlib.util.find_spec(MINILM_PACKAGE) is None and copy.is_dir():
+        return str(copy.resolve())
+    encoder_source("minilm")
+    return "minilm"
+
+
 def save_random_encoder(shape: PreTrainedConfig, folder: Path) -> None:
     """Write an encoder of this shape with random weights, and MiniLM's tokenizer; all of it or nothing."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         torch.manual_seed(0)
         AutoModel.from_config(shape).save_pretrained(f"{temporary}/whole")
-        AutoTokenizer.from_pretrained(encoder_source("minilm")).save_pretrained(f"{temporary}/whole")
+        AutoTokenizer.from_pretrained(encoder_source(find_minilm())).save_pretrained(f"{temporary}/whole")
         os.replace(f"{temporary}/whole", folder)
 
 
@@ -187,21 +200,25 @@ def run_module(module: str, *options) -> dict | None:
 
 def write_result(name: str, result: dict) -> None:
     """Write benchmarks/NAME-cpu.json or -cuda.json, with the command, machine, date and versions."""
+    path = FOLDER / f"{name}-{runtime.device().type}.json"
+    content = metadata(name.split("-")[0]) | result
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def metadata(module: str) -> dict:
+    """The command that ran this benchmark, the machine, the date and versions."""
     versions = runtime.versions()
     try:
         versions["lightning"] = importlib.metadata.version("lightning")
     except importlib.metadata.PackageNotFoundError:
         versions["lightning"] = "absent"
     options = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
-    command = f"python -m benchmarks.{name.split('-')[0]} {' '.join(options)}".strip()
-    metadata = {
-        "command": command,
+    return {
+        "command": f"python -m benchmarks.{module} {' '.join(options)}".strip(),
         "machine": machine_name(),
         "date": time.strftime("%Y-%m-%d"),
         "versions": versions,
     }
-    path = FOLDER / f"{name}-{runtime.device().type}.json"
-    path.write_text(json.dumps(metadata | result, indent=2) + "\n", encoding="utf-8")
 
 
 def machine_name() -> str:

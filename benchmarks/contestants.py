@@ -47,6 +47,7 @@ class Setting:
     batch: int
     length: int
     precision: str
+    rows: int = 3773  # at least so many are tokenised
 
     def config(self) -> Config:
         return Config.make(
@@ -67,7 +68,7 @@ class Setting:
         The weights are averaged at the end of the epoch, after the timed steps: neither our averaging nor
         Lightning's is timed.
         """
-        return make_table(self.config(), max(3773, 2 * steps * self.batch))
+        return make_table(self.config(), max(self.rows, 2 * steps * self.batch))
 
 
 @dataclass

@@ -61,11 +61,11 @@ def median_seconds(call: Callable[[], object], repeats: int = 10, warm_up: int =
 # --- limits and costs --------------------------------------------------------------------------------------
 
 
-def matrix_rate(name: str) -> float:
+def matrix_rate(name: str, repeats: int = 10) -> float:
     """Floating-point operations per second of a large matrix product in this precision."""
     size = 8192 if torch.cuda.is_available() else 2048
     a, b = (torch.randn(size, size, device=runtime.device()).to(DTYPES[name]) for _ in range(2))
-    return 2 * size**3 / median_seconds(lambda: a @ b)
+    return 2 * size**3 / median_seconds(lambda: a @ b, repeats)
 
 
 def copy_rate() -> float:

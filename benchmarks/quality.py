@@ -44,6 +44,7 @@ from utils.training.setup import split_rows
 
 def make_config(arguments) -> Config:
     given = {"data": arguments.data, "max_rows": arguments.rows, "fold": arguments.fold}
+    given |= {"encoder": arguments.encoder}
     return Config.make(arguments.preset, **{name: value for name, value in given.items() if value})
 
 
@@ -180,6 +181,7 @@ def main() -> None:
     options = ["--preset", arguments.preset, "--rows", arguments.rows, "--fold", arguments.fold]
     options += ["--published-epochs", arguments.published_epochs]
     options += ["--data", arguments.data] if arguments.data else []
+    options += ["--encoder", arguments.encoder] if arguments.encoder else []
     measurements = {"preset": arguments.preset, "fold": arguments.fold}
     for name in ("published", "ours"):
         measurements[name] = common.run_module("benchmarks.quality", "--one", name, *options)
@@ -193,6 +195,7 @@ def read_command_line() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__.split("\n")[0])
     parser.add_argument("--preset", default="demo", choices=["demo", "clear", "tiny"])
     parser.add_argument("--data")
+    parser.add_argument("--encoder")
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--fold", type=int, default=1)
     parser.add_argument("--published-epochs", type=common.positive, default=10)

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from benchmarks import plots, sections
 from benchmarks.common import FOLDER
+from benchmarks.gpu import page as gpu
 from utils.reporting import style
 
 INTRODUCTION = """# Benchmark results
 
-`python -m benchmarks.results` writes this page from the JSON files next to it, which `make bench` writes.
-For training speed and the parts of a step, everything that is compared was measured in turns on one machine.
-Shared machines are noisy: absolute numbers vary by 10 % and more from hour to hour. How batches of folds
-scale: [docs/scaling.md](../docs/scaling.md)."""
+`python -m benchmarks.results` writes this page from the JSON files next to it, which `make bench` and
+`benchmarks/gpu_check.sh` write. For training speed and the parts of a step, everything that is compared was
+measured in turns on one machine. Shared machines are noisy: absolute numbers vary by 10 % and more from hour
+to hour. How batches of folds scale: [docs/scaling.md](../docs/scaling.md)."""
 
 #: The section and the plot of a file, by the beginning of its name, in the order of the page.
 SECTIONS = {
@@ -35,6 +36,7 @@ def page(folder: Path) -> str:
     for name, measurements in read_results(folder):
         section, _ = SECTIONS[name.split("-")[0]]
         text.append(section(measurements, name))
+    text.append(gpu.section(folder))
     return "\n\n".join(text) + "\n"
 
 
@@ -44,6 +46,9 @@ def main() -> None:
         _, plot = SECTIONS[name.split("-")[0]]
         if plot:
             style.save(plot(measurements), FOLDER / f"{name}.png")
+    for name, measurements in gpu.read(FOLDER).items():
+        if measurements["part"] == "fast":
+            style.save(gpu.plot_fast(measurements), FOLDER / f"{name}.png")
     (FOLDER / "RESULTS.md").write_text(page(FOLDER), encoding="utf-8")
 
 

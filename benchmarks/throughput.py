@@ -44,6 +44,7 @@ from utils.training.setup import Training, prepare
 
 def one(name: str, setting: Setting, steps: int) -> dict:
     """Measure one contestant in this process."""
+    measure.reset_peak()
     before, began = time.time() - float(os.environ.get("BEGAN", time.time())), time.perf_counter()
     clock = Clock(WARM_UP + steps)
     with contextlib.redirect_stdout(sys.stderr):
@@ -119,11 +120,8 @@ def evaluation_rate(training: Training) -> float:
 
 def compare(setting: Setting, steps: int, repeats: int) -> dict:
     """All contestants in turns, and the limits, measured in each turn; a contestant that fails has None."""
-    config, table = setting.config(), setting.table(WARM_UP + steps)
-    tokenizer = AutoTokenizer.from_pretrained(encoder_source(config.encoder))
-    lengths = tokenize(table[config.text_column].tolist(), tokenizer, setting.length)[1]
-    flops = measure.training_flops(common.encoder_shape(config), lengths)
-    options = [word for name, value in vars(setting).items() for word in (f"--{name}", value)]
+    names = ("data", "encoder", "batch", "length", "precision")
+    options = [word for name in names for word in (f"--{name}", getattr(setting, name))]
     options += ["--steps", steps]
     turns = []
     for turn in range(repeats):
@@ -136,13 +134,24 @@ def compare(setting: Setting, steps: int, repeats: int) -> dict:
                 print(f"turn {turn + 1}, {NAMES[name]}: {speed:.0f} tokens/s", flush=True)
         turns.append({"limits": limits, "runs": runs})
     return {
+        **describe_setting(setting, steps),
+        "turns": turns,
+        "phases": common.run_module("benchmarks.throughput", "--one", "phases", *options),
+    }
+
+
+def describe_setting(setting: Setting, steps: int) -> dict:
+    """The setting, the mean length of its texts and the operations that a token costs."""
+    config, table = setting.config(), setting.table(WARM_UP + steps)
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source(config.encoder))
+    lengths = tokenize(table[config.text_column].tolist(), tokenizer, setting.length)[1]
+    flops = measure.training_flops(common.encoder_shape(config), lengths)
+    return {
         **vars(setting),
         "data": Path(setting.data).name,
         "mean_length": float(np.mean(lengths)),
         "steps": steps,
         "flops_per_token": flops / sum(lengths),
-        "turns": turns,
-        "phases": common.run_module("benchmarks.throughput", "--one", "phases", *options),
     }
 
 
