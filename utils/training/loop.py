@@ -13,6 +13,7 @@ from utils.data.tokens import Batch, Examples
 from utils.machine import distributed, runtime
 from utils.training.averaging import refresh_batch_norm
 from utils.training.lowprecision import round_weights
+from utils.training.masks import known_padding
 from utils.training.memory import retry_in_smaller_parts
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import Training
@@ -67,7 +68,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
     counts = torch.zeros(loss.n_statistics)
     for batch in batches:
         counts += task.counts(batch)
-    counts = counts.to(backend.device)
+    counts = runtime.to_device(counts, backend.device)
     distributed.all_reduce_sum(counts)
     training.wrapped.train()
     slopes = loss_slopes(training, batches, counts) if loss.n_statistics > 1 else torch.ones_like(counts)
@@ -90,8 +91,10 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
 
 def forward(training: Training, batch: Batch) -> torch.Tensor:
     """The sums of the loss's statistics over a batch, (n_statistics,)."""
+    padding = known_padding(batch.inputs["attention_mask"])
     batch = send_to_device(batch, training.backend.device, non_blocking=True)
-    outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
+    with padding:
+        outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
     return training.task.statistics(outputs, batch)
 
 
