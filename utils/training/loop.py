@@ -31,7 +31,7 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
         means = retry_in_smaller_parts(training, micro_batches, add_gradients)
         training.backend.clip(config.max_grad_norm)
         training.optimizer.step()
-        training.optimizer.zero_grad()
+        training.zero_grad()
         training.rates.step()
         training.step += 1
         if config.weight_format != "fp32":

@@ -36,7 +36,7 @@ def retry_in_smaller_parts(
                 "encoder."
             )
         training.parts *= 2
-        training.optimizer.zero_grad()
+        training.zero_grad()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         runtime.restore_random_states(states, device)

@@ -30,7 +30,7 @@ def predict_batches(
         padding = known_padding(batch.inputs["attention_mask"])
         inputs, _, extras = send_to_device(batch, device, non_blocking=True)
         with padding:
-            logits.append(model(**inputs, extras=extras)["logits"])
+            logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
         pair
