@@ -35,12 +35,12 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
-    "machine": 1100,
+    "machine": 1210,
     "data": 950,
     "modeling": 900,
     "tasks": 1500,
-    "training": 1100,
-    "runs": 1675,
+    "training": 1250,
+    "runs": 1740,
     "reporting": 1700,
     "lit": 1500,
     "batch": 1440,

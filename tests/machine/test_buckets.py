@@ -13,6 +13,10 @@ from utils.runs.fold import fit_fold
 from utils.training.setup import prepare
 
 
+def full(value):
+    return pytest.param(value, marks=pytest.mark.full)
+
+
 def test_buckets_hold_every_weight_once_of_one_type_the_last_first():
     kinds = [(torch.float16, 5), (torch.float16, 9), (torch.float32, 5), (torch.float32, 9)]
     weights = [nn.Parameter(torch.zeros(size, dtype=dtype)) for dtype, size in kinds]
@@ -38,15 +42,15 @@ def test_many_buckets_give_the_result_of_one_process(small_buckets, tiny, tiny_t
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("full", [1, 2, 7])
-def test_memory_running_out_between_two_buckets(full, small_buckets, tiny, tiny_table, monkeypatch, capfd):
+@pytest.mark.parametrize("number", [2, full(1), full(7)])
+def test_memory_running_out_between_two_buckets(number, small_buckets, tiny, tiny_table, monkeypatch, capfd):
     """One process has begun to sum some buckets, the other perhaps all of them."""
     one = fit_fold(tiny(run="one", **EQUAL), tiny_table)
     fill, calls = buckets.Bucket.fill, []
 
     def fail_once(bucket):
         calls.append(bucket)
-        if len(calls) == full and distributed.processes().process_index == 1:
+        if len(calls) == number and distributed.processes().process_index == 1:
             raise torch.OutOfMemoryError
         fill(bucket)
 
@@ -58,7 +62,7 @@ def test_memory_running_out_between_two_buckets(full, small_buckets, tiny, tiny_
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("gradients", [False, full(True)])
 def test_memory_running_out_in_either_pass_of_a_loss_of_several_statistics(
     gradients, tiny, tiny_table, monkeypatch, capfd
 ):

@@ -14,6 +14,9 @@ from utils.runs.progress import Progress
 from utils.runs.resume import save_state
 from utils.training.setup import Training
 
+#: Of the time, that saving after evaluations takes at most.
+SHARE = 0.02
+
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
@@ -83,8 +86,8 @@ class Stopper:
 class Saver:
     """Saves the state before stopping, and as ``save_every`` and ``save_minutes`` say.
 
-    Also after an evaluation, unless the last state is so recent that saving would take more than a fiftieth
-    of the time: where a state is saved in a second, a kill then costs less than a minute's work.
+    Also after an evaluation, unless the last state is so recent that saving would take more than ``SHARE`` of
+    the time: where a state is saved in a second, a kill then costs less than a minute's work.
     """
 
     def __init__(self, training: Training, progress: Progress, folder: Path, metadata: dict):
@@ -109,4 +112,4 @@ class Saver:
         if not (evaluated or config.save_minutes):
             return False
         late = 0 < config.save_minutes * 60 < passed
-        return bool(distributed.all_reduce_max(late or (evaluated and passed > 50 * self.cost))[0])
+        return bool(distributed.all_reduce_max(late or (evaluated and passed * SHARE >= self.cost))[0])

@@ -63,8 +63,7 @@ class Averager:
     def update(self, model: nn.Module, weights: list[torch.Tensor]) -> None:
         """Take ``weights``, the float32 tensors behind ``model.parameters()`` in order, into the average.
 
-        In place, and not by ``update_parameters``, which takes the count to the device and reads it there: it
-        would wait for the GPU.
+        In place, and not by ``update_parameters``, which reads the count on the device and so waits for it.
         """
         averaged: list[torch.Tensor] = list(self.model.parameters())
         if self.n_averaged:

@@ -81,9 +81,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
         nothing = sum(weight.sum() for weight in training.model.parameters()) * 0
         backend.backward(nothing, last=True)
     distributed.all_reduce_sum(means)
-    if (
-        loss.n_statistics == 1 and not loss.is_additive
-    ):  # one slope can wait, and saves the pass for the means
+    if loss.n_statistics == 1 and not loss.is_additive:  # one slope can wait, and saves a pass for the means
         gradients = [weight.grad for weight in backend.weights() if weight.grad is not None]
         torch._foreach_mul_(gradients, loss.slopes(means)[0])
     return means
@@ -91,9 +89,8 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
 
 def forward(training: Training, batch: Batch) -> torch.Tensor:
     """The sums of the loss's statistics over a batch, (n_statistics,)."""
-    padding = known_padding(batch.inputs["attention_mask"])
-    batch = send_to_device(batch, training.backend.device, non_blocking=True)
-    with padding:
+    with known_padding(batch.inputs["attention_mask"]):
+        batch = send_to_device(batch, training.backend.device, non_blocking=True)
         outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
     return training.task.statistics(outputs, batch)
 

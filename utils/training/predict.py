@@ -27,9 +27,8 @@ def predict_batches(
     loader = tokens.make_loader(examples, batches, tokenizer, num_workers)
     logits = []
     for batch in loader:
-        padding = known_padding(batch.inputs["attention_mask"])
-        inputs, _, extras = send_to_device(batch, device, non_blocking=True)
-        with padding:
+        with known_padding(batch.inputs["attention_mask"]):
+            inputs, _, extras = send_to_device(batch, device, non_blocking=True)
             logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
