@@ -139,3 +139,12 @@ def test_a_really_compiled_fold_has_the_same_results(tiny, tiny_table):
     torch.compiler.reset()
     folders = [fit_fold(tiny(run=kind, compile=kind), tiny_table) for kind in ("off", "on")]
     assert_close(*folders)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("kind", ["on", "graphs"])
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_fold_compiled_for_a_gpu_has_the_same_results(kind, accumulation_steps, tiny, tiny_table):
+    options = {"head_dropout": 0.0, "batch_size": 4, "accumulation_steps": accumulation_steps}
+    folders = [fit_fold(tiny(run=one, compile=one, **options), tiny_table) for one in ("off", kind)]
+    assert_close(*folders, tolerance=1e-4)
