@@ -35,11 +35,11 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
-    "machine": 1100,
+    "machine": 1210,
     "data": 950,
     "modeling": 1000,
     "tasks": 1800,
-    "training": 1100,
+    "training": 1250,
     "runs": 1800,
     "reporting": 1700,
     "lit": 1500,

@@ -76,6 +76,7 @@ class Config:
     precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
     # bf16 or bfp8 (block floating point): weights are rounded to it after every step
     weight_format: str = choice("fp32", "bf16", "bfp8")
+    compile: str = choice("off", "auto", "on", "graphs")  # torch.compile, and CUDA graphs for small batches
     # averaging
     averaging: str = choice("swa", "ema", "none")
     swa_start: float = number(3.0)  # epochs
@@ -189,7 +190,7 @@ class Config:
 #: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
 _DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from"}
+MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from", "compile"}
 
 
 def check_names(names: Iterable[str]) -> None:

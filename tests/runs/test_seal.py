@@ -416,7 +416,7 @@ def test_a_saved_model_with_other_scores_does_not_finish_its_fold(wrong, tiny, t
         return model, tokenizer
 
     monkeypatch.setattr(artifacts, "load_model", load_wrongly)
-    config = tiny(epochs=6, swa_start=4.0, lr=5e-3)
+    config = tiny(epochs=6, swa_start=4.0, lr=5e-3, save_every=5)
     words = r"fold-0/last: the saved model's predictions differ from those in training by up to \d.*; choose"
     with pytest.raises(InputError, match=words):
         fit_fold(config, tiny_table)

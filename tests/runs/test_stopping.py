@@ -12,7 +12,7 @@ import pytest
 
 from tests.runs.helpers import OPTIONS, Stop, assert_same, call_at, held_out_rows, scores_of, stop_after
 from utils.config import InputError
-from utils.runs import artifacts, progress, stopping
+from utils.runs import artifacts, fold, progress, stopping
 from utils.runs.fold import fit_fold
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -81,6 +81,7 @@ def test_a_clock_that_jumps_changes_nothing(whole, tiny, tiny_table, monkeypatch
 
 def test_save_minutes_saves_between_evaluations(tiny, tiny_table, monkeypatch):
     steps, save_state = [], stopping.save_state
+    monkeypatch.setattr(stopping, "SHARE", 1e9)  # saving after every evaluation
 
     def save(training, *rest):
         steps.append(training.step)
@@ -90,7 +91,26 @@ def test_save_minutes_saves_between_evaluations(tiny, tiny_table, monkeypatch):
     fit_fold(tiny(run="a", save_minutes=1e-9, eval_every=100, epochs=2), tiny_table)
     fit_fold(tiny(run="b", eval_every=2, epochs=2), tiny_table)
     fit_fold(tiny(run="c", save_every=4, eval_every=100, epochs=2), tiny_table)
-    assert steps == [1, 2, 3, 4, 5, 6, 2, 4, 6, 4, 6]
+    assert steps == [1, 2, 3, 4, 5, 6, 2, 4, 6, 4]
+
+
+def test_saving_after_evaluations_takes_a_small_share_of_the_time(tiny, tiny_table, monkeypatch):
+    """Steps take a second and a state takes as long as said, measured once one has been saved."""
+    now, steps = [0.0], []
+
+    def save(training, folder, metadata, progress):
+        steps.append(training.step)
+        now[0] += cost
+        progress.saved = progress.seconds
+
+    monkeypatch.setattr(fold, "check_divergence", lambda training: now.__setitem__(0, now[0] + 1))
+    monkeypatch.setattr(stopping, "save_state", save)
+    monkeypatch.setattr(stopping, "SHARE", 0.25)
+    for module in (progress, stopping):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    for cost in (0.0, 0.9, 100.0):
+        fit_fold(tiny(run=f"cost {cost:g}", eval_every=1, epochs=4), tiny_table)
+    assert steps == [*range(1, 13), 1, 4, 7, 10, 1]
 
 
 # --- early stopping ----------------------------------------------------------------------------------------
@@ -115,7 +135,7 @@ def test_early_stopping_keeps_the_average(on, tiny, tiny_table, capsys):
 @pytest.mark.parametrize("on", ["raw", "averaged"])
 def test_patience_survives_a_kill(on, tiny, tiny_table, monkeypatch):
     """A killed run still stops early at the same step, even if it is killed after the last evaluation."""
-    options = {**OPTIONS, "epochs": 40, "lr": 3e-2, "patience": 3, "patience_on": on}
+    options = {**OPTIONS, "epochs": 40, "lr": 3e-2, "patience": 3, "patience_on": on, "save_every": 2}
     whole = fit_fold(tiny(run="whole", **options), tiny_table)
     last = artifacts.read_result(whole)["steps"]
     for step in (last - 3, last - 1, last):

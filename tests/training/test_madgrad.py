@@ -100,3 +100,30 @@ def test_the_step_never_waits_for_a_device(monkeypatch):
 def test_what_it_cannot_step_with_is_refused(wrong):
     with pytest.raises(ValueError, match="cannot step with"):
         ours.MADGRAD([torch.nn.Parameter(torch.ones(1))], **wrong)
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_under_a_gradient_scaler_overflows_are_skipped_on_the_device(clipped, momentum, monkeypatch):
+    """As by a scaler that reads whether there was one; ``clipped``: it unscales the gradients before."""
+    results = []
+    for read in (True, False):
+        monkeypatch.setattr(ours.MADGRAD, "_step_supports_amp_scaling", not read)
+        weights, gradients = problem()
+        optimizer = ours.MADGRAD(groups(weights, decay=1e-2), momentum=momentum)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=7)
+        for step, row in enumerate(gradients[:60]):
+            for weight, gradient in zip(weights, row, strict=True):
+                weight.grad = scaler.scale(gradient)
+            if step % 9 == 0:  # the first step, too
+                weights[step % 4].grad.view(-1)[0] = float("nan" if step % 2 else "inf")
+            if clipped:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        results.append((weights, scaler.get_scale(), float(optimizer.param_groups[0]["k"])))
+    (expected, *rest), (weights, *others) = results
+    assert others == rest
+    assert rest[-1] == 60 - 7
+    for weight, one in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight, one, atol=1e-6, rtol=1e-6)

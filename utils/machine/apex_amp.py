@@ -14,6 +14,7 @@ from torch import nn
 
 from utils.config import InputError
 from utils.machine import distributed, runtime
+from utils.machine.buckets import GradientSums
 
 
 class Apex:
@@ -51,7 +52,7 @@ class Apex:
         ]
         Apex.initialized = True
         model, self.optimizer = self.amp.initialize(model, optimizer, opt_level=self.opt_level, verbosity=0)
-        self._model = model
+        self.sums = GradientSums(model)
         for module, name, buffer in buffers:
             setattr(module, name, buffer)  # O2 has cast them to float16, even the targets' mean and scale
         # O2 replaces the optimizer's float16 parameters with float32 masters: not in initialize, but here.
@@ -61,10 +62,9 @@ class Apex:
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradients of ``loss``; after a step's ``last`` micro-batch, sum them over all processes."""
-        with self.amp.scale_loss(loss, self.optimizer, delay_unscale=not last) as scaled:
+        scaling = self.amp.scale_loss(loss, self.optimizer, delay_unscale=not last)
+        with scaling as scaled, self.sums.during(last):  # summed before Apex unscales: all see an overflow
             scaled.backward()
-            if last:  # before Apex unscales them, so that an overflow in one process is one in all
-                distributed.all_reduce_gradients(self._model)
 
     def weights(self) -> list[torch.Tensor]:
         """The float32 tensors that the optimizer updates, in the order of ``model.parameters()``."""

@@ -1,8 +1,7 @@
 """One fold on several devices: Accelerate starts a process for each, and they share every batch.
 
 Each batch is split among the processes, so a recipe gives the same weights, up to rounding, on one device and
-on two. Gradients are summed once per step, after the last micro-batch, rather than by DistributedDataParallel
-during it: if one process ran out of memory, the others would wait for it forever.
+on two. buckets.py sums the gradients.
 """
 
 import contextlib
@@ -23,7 +22,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, patch_environment
 from accelerate.utils.other import get_free_port
 from safetensors import SafetensorError
-from torch import nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -188,18 +186,3 @@ def raise_if_out_of_memory_elsewhere() -> None:
     """
     if all_reduce_max(0)[0]:
         raise OutOfMemoryElsewhere
-
-
-def all_reduce_gradients(model: nn.Module) -> None:
-    """Replace ``model``'s gradients by their sums over all processes.
-
-    Raises OutOfMemoryElsewhere, with nothing summed, if memory ran out in another process.
-    """
-    if processes().num_processes == 1:
-        return
-    for weight in model.parameters():
-        if weight.grad is None:
-            weight.grad = torch.zeros_like(weight)  # before the check below, since memory may run out here
-    raise_if_out_of_memory_elsewhere()
-    for pending in [dist.all_reduce(weight.grad, async_op=True) for weight in model.parameters()]:
-        pending.wait()

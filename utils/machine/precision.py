@@ -8,8 +8,9 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from utils.config import InputError
-from utils.machine import distributed, runtime
+from utils.machine import runtime
 from utils.machine.apex_amp import Apex, Problem, apex_problem
+from utils.machine.buckets import GradientSums
 
 
 class Choice(NamedTuple):
@@ -84,17 +85,16 @@ class Native:
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer):
         """The model to call and the optimizer to step; the originals stay valid for everything else."""
-        self._model = model
+        self.sums = GradientSums(model)
         self._parameters: list[torch.Tensor] = list(model.parameters())
-        # prepare() would wrap the model in DistributedDataParallel; distributed.py says why that is unwanted.
+        # prepare() would wrap the model in DistributedDataParallel; buckets.py says why that is unwanted.
         prepared = self.accelerator.prepare_model(model, evaluation_mode=True)
         return prepared, self.accelerator.prepare_optimizer(optimizer)
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         """Add the gradients of ``loss``; after a step's ``last`` micro-batch, sum them over all processes."""
-        self.accelerator.backward(loss)
-        if last:
-            distributed.all_reduce_gradients(self._model)
+        with self.sums.during(last):
+            self.accelerator.backward(loss)
 
     def weights(self) -> list[torch.Tensor]:
         """The float32 tensors that the optimizer updates, in the order of ``model.parameters()``."""

@@ -93,6 +93,12 @@ def seed_everything(seed: int) -> None:
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # slow
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``, without waiting for what is queued there: only pinned memory is copied so."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
+
+
 def keep_freed_memory() -> None:
     """Make glibc keep freed memory, so that large tensors need not be mapped and zeroed again each time."""
     with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc

@@ -90,8 +90,10 @@ def save_model(
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
 
-    Raises InputError, and leaves what was there, if the model that is loaded from it has other weights.
+    Raises InputError if the model that is loaded from it has other weights. One that replaces another of the
+    same training is not loaded: what decides it is the encoder.
     """
+    replaces = folder.exists()
     weights = {name: value.detach().float() for name, value in weights.items()}
     with torch.device("meta"):
         shell = TextModel(config)
@@ -101,8 +103,9 @@ def save_model(
     with atomic_folder(folder) as new:
         shell.save_pretrained(new)
         tokenizer.save_pretrained(new)
-        with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
-            check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
+        if not replaces:
+            with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
+                check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
         seal(new)
 
 
@@ -120,7 +123,7 @@ def check_weights(loaded: dict[str, torch.Tensor], saved: dict[str, torch.Tensor
 def write_weights(path: Path, weights: dict[str, torch.Tensor]) -> None:
     """A state dict, in float32, as safetensors."""
     with atomic_file(path) as temporary:
-        save_file({name: value.detach().float().cpu().clone() for name, value in weights.items()}, temporary)
+        save_file(checkpoint.apart({name: value.float() for name, value in weights.items()}), temporary)
 
 
 # --- reading -----------------------------------------------------------------------------------------------

@@ -53,13 +53,23 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.weights.items():
-        # Clones, since safetensors refuses tensors that share memory.
-        save_file({key: value.detach().cpu().clone() for key, value in tensors.items()}, folder / name)
+        save_file(apart(tensors), folder / name)
     with open(folder / "rest.pt", "wb") as file:  # given a path, torch hides why it could not write
         torch.save(checkpoint.rest, file)
     if checkpoint.best is not None:
         copy_best(checkpoint.best, folder / "best")
     seal.seal(folder, step=checkpoint.step, metadata=checkpoint.metadata)
+
+
+def apart(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """``tensors`` on the CPU, no two of them in the same memory, which safetensors refuses."""
+    result, taken = {}, set()
+    for name, value in tensors.items():
+        value = value.detach().cpu().contiguous()
+        memory = value.untyped_storage().data_ptr()
+        result[name] = value.clone() if memory in taken else value
+        taken.add(memory)
+    return result
 
 
 def copy_best(source: Path, target: Path) -> None:

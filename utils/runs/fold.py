@@ -31,6 +31,7 @@ from utils.runs.resume import check_same_training, check_second_stage, earlier_o
 from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
 from utils.tasks import find_leaks
+from utils.training.compiling import compile_seconds
 from utils.training.loop import evaluate, train_epoch
 from utils.training.probe import probe
 from utils.training.setup import Training, prepare
@@ -154,7 +155,7 @@ def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progr
                 evaluate_and_record(training, folder, progress, clock)
                 clock.tick()
             stop = stopper.look(evaluated=due)
-            saver.look(must=due or stop)
+            saver.look(evaluated=due, must=stop)
             if step == training.total_steps:
                 break  # whatever it was told meanwhile: the results are a moment away
             stopper.raise_if_signalled()
@@ -235,6 +236,8 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
         # Stopped between two evaluations, or resumed after the last one.
         progress.predictions = evaluate(training)
     distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
+    if training.compiled != "off":
+        say(f"Compiling took {compile_seconds():.1f} s of the {progress.seconds:.1f} s.")
     if reason == "patience":
         say(f"Stopped early: no better score in {training.config.patience} evaluations.")
     if reason == "time limit":

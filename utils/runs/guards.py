@@ -70,6 +70,8 @@ def find_cause(error: Exception, where: str) -> str | None:
         return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
     if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
         return f"another process of this fold is gone ({reason}); {kept}: run again."
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"the model cannot be compiled here ({reason}); {kept}: set compile=off and run again."
     if is_write_error(error):
         return f"{where} cannot be written ({reason}); {kept}: free some space, run again."
     return None
@@ -114,11 +116,20 @@ def texts_of_step(training: Training, step: int) -> list[str]:
     return [training.train.ids[training.train.row[example]] for batch in batches for example in batch]
 
 
+def weights_bytes(training: Training) -> int:
+    """Bytes that the weights take on the disk."""
+    return sum(weight.numel() * 4 for weight in training.model.parameters())
+
+
+def state_bytes(training: Training) -> int:
+    """Bytes that a state takes on the disk, but for the best weights: they are linked where that can be."""
+    in_state = 1 + (training.averager is not None) + (3 if training.config.optimizer == "madgrad" else 2)
+    return weights_bytes(training) * in_state
+
+
 def disk_needed(training: Training) -> int:
     """Bytes that a fold takes at most: its weights, and two states while one replaces the other."""
-    weights = sum(weight.numel() * 4 for weight in training.model.parameters())
-    in_state = 1 + (training.averager is not None) + (3 if training.config.optimizer == "madgrad" else 2)
-    return weights * (3 + training.config.snapshots + 2 * in_state)
+    return weights_bytes(training) * (3 + training.config.snapshots) + 2 * state_bytes(training)
 
 
 def check_disk_space(training: Training, folder: Path) -> None:

@@ -15,6 +15,7 @@ from utils.machine.files import write_json, write_table
 from utils.machine.runtime import display_path
 from utils.runs import artifacts
 from utils.runs.progress import Progress, current_weights
+from utils.training.compiling import compile_seconds
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import Training, split_rows
 
@@ -78,6 +79,7 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
     scores = {
         weights: training.task.scores(training.targets, array) for weights, array in predictions.items()
     }
+    compiling = {} if training.compiled == "off" else {"compile_seconds": round(compile_seconds(), 1)}
     best_epoch = float(history["epoch"].iloc[metric.best(history[metric.name])]) if len(history) else None
     return {
         "metric": asdict(metric),
@@ -90,6 +92,7 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
         "parameters": sum(weight.numel() for weight in training.model.parameters()),
         "samples_per_second": float(history["samples_per_second"].median()) if len(history) else None,
         "seconds": round(progress.seconds, 1),  # of training and evaluation, in all sessions
+        **compiling,  # of this session, among them
     }
 
 

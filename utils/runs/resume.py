@@ -16,6 +16,8 @@ from utils.runs.progress import Progress, current_weights
 from utils.runs.seal import RETRAIN, verify
 from utils.training.setup import Training
 
+OPTIMIZER = "optimizer.safetensors"
+
 
 def earlier_output(config: Config) -> Path | None:
     """This fold's folder under ``config.resume_from``: the fold's folder, its run's, or one above them.
@@ -128,8 +130,9 @@ def save_state(training: Training, folder: Path, metadata: dict, progress: Progr
     weights = {"model.safetensors": current_weights(training, training.model)}
     if training.averager is not None:
         weights["average.safetensors"] = training.averager.state_dict()
+    optimizer, weights[OPTIMIZER] = split(training.rates.optimizer.state_dict())
     rest = {
-        "optimizer": training.rates.optimizer.state_dict(),
+        "optimizer": optimizer,
         "rates": training.rates.state_dict(),
         "scaler": training.backend.state_dict(),
         "random": gather_object([runtime.random_states(training.backend.device)]),  # of every process
@@ -142,6 +145,32 @@ def save_state(training: Training, folder: Path, metadata: dict, progress: Progr
     saved = checkpoint.Checkpoint(training.step, metadata, weights, rest, best)
     distributed.run_on_main(lambda: checkpoint.save(folder / "state", saved))
     progress.saved = progress.seconds
+
+
+def split(state: dict) -> tuple[dict, dict[str, torch.Tensor]]:
+    """An optimizer's state without the tensors of its parameters, and these tensors as "<parameter>.<name>".
+
+    safetensors writes them three times as fast as torch does.
+    """
+    tensors = {
+        f"{parameter}.{name}": value
+        for parameter, values in state["state"].items()
+        for name, value in values.items()
+        if isinstance(value, torch.Tensor)
+    }
+    numbers = {
+        parameter: {name: value for name, value in values.items() if f"{parameter}.{name}" not in tensors}
+        for parameter, values in state["state"].items()
+    }
+    return {**state, "state": numbers}, tensors
+
+
+def join(state: dict, tensors: dict[str, torch.Tensor]) -> dict:
+    """What ``split`` was given."""
+    for key, value in tensors.items():
+        parameter, name = key.split(".", maxsplit=1)
+        state["state"][int(parameter)][name] = value
+    return state
 
 
 def restore_files(saved: checkpoint.Checkpoint, folder: Path, state: Path) -> None:
@@ -165,7 +194,8 @@ def restore(training: Training, saved: checkpoint.Checkpoint) -> Progress:
     if training.averager is not None:
         training.averager.load_state_dict(saved.weights["average.safetensors"])
     training.rates.load_state_dict(rest["rates"])
-    training.rates.optimizer.load_state_dict(rest["optimizer"])
+    optimizer = join(rest["optimizer"], saved.weights.get(OPTIMIZER, {}))  # older states have it in the rest
+    training.rates.optimizer.load_state_dict(optimizer)
     training.backend.load_state_dict(rest["scaler"])
     training.losses = list(rest["losses"].to(training.backend.device))
     training.step = saved.step

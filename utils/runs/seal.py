@@ -7,6 +7,7 @@ a hash of its own. Files that it does not name, such as notes or pictures, may c
 import hashlib
 import json
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from utils.config import InputError
@@ -24,7 +25,9 @@ def seal(folder: Path, names: Iterable[str] | None = None, **content) -> None:
     """Write the manifest of ``folder``: ``content`` and the sha256 of the files ``names`` (None: of all)."""
     if names is None:
         names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    files = {name: digest(folder / name) for name in sorted(names) if name != MANIFEST}
+    names = sorted(name for name in names if name != MANIFEST)
+    with ThreadPoolExecutor() as pool:
+        files = dict(zip(names, pool.map(lambda name: digest(folder / name), names), strict=True))
     content = as_json({"format": FORMAT, **content, "files": files})
     write_json(folder / MANIFEST, {"content": content, "sha256": _hash(content)})
 

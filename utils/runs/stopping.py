@@ -3,15 +3,19 @@
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from utils.config import InputError
 from utils.machine import distributed
-from utils.runs.guards import check_finite_losses, run_again
+from utils.runs.guards import check_finite_losses, run_again, state_bytes
 from utils.runs.progress import Progress
 from utils.runs.resume import save_state
 from utils.training.setup import Training
+
+#: Of the time, that saving after evaluations takes at most.
+SHARE = 0.02
 
 
 @contextlib.contextmanager
@@ -80,22 +84,32 @@ class Stopper:
 
 
 class Saver:
-    """Saves the state after evaluations, before stopping, and as ``save_every``, ``save_minutes`` say."""
+    """Saves the state before stopping, and as ``save_every`` and ``save_minutes`` say.
+
+    Also after an evaluation, unless the last state is so recent that saving would take more than ``SHARE`` of
+    the time: where a state is saved in a second, a kill then costs less than a minute's work.
+    """
 
     def __init__(self, training: Training, progress: Progress, folder: Path, metadata: dict):
         self.training, self.progress, self.folder, self.metadata = training, progress, folder, metadata
+        self.cost = state_bytes(training) / 2**29  # seconds; half a GiB in a second, until one was saved
 
-    def look(self, must: bool) -> None:
-        """Save if it is time to, or if it ``must``. Raises InputError rather than save a diverged state."""
-        if must or self._is_due():
+    def look(self, evaluated: bool, must: bool) -> None:
+        """Save if it is time to, or if it ``must``. Raises InputError rather than save a diverged state.
+
+        ``evaluated``: this step was followed by an evaluation.
+        """
+        if must or self._is_due(evaluated):
             check_finite_losses(self.training)
+            began = time.perf_counter()
             save_state(self.training, self.folder, self.metadata, self.progress)
+            self.cost = time.perf_counter() - began
 
-    def _is_due(self) -> bool:
-        config, progress = self.training.config, self.progress
+    def _is_due(self, evaluated: bool) -> bool:
+        config, passed = self.training.config, self.progress.seconds - self.progress.saved
         if config.save_every and self.training.step % config.save_every == 0:
             return True
-        if not config.save_minutes:
+        if not (evaluated or config.save_minutes):
             return False
-        late = progress.seconds - progress.saved > config.save_minutes * 60
-        return bool(distributed.all_reduce_max(late)[0])
+        late = 0 < config.save_minutes * 60 < passed
+        return bool(distributed.all_reduce_max(late or (evaluated and passed * SHARE >= self.cost))[0])

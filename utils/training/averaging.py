@@ -1,7 +1,6 @@
 """Averages of the weights along the run: SWA, a plain mean, and EMA, an exponential moving average."""
 
 from collections.abc import Iterable
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -29,8 +28,8 @@ class Averager:
         ema = config.averaging == "ema"
         self.every = config.swa_every or (1 if ema else steps_per_epoch)
         self.at_epoch_ends = not ema and not config.swa_every
-        average = get_ema_multi_avg_fn(config.ema_decay) if ema else get_swa_multi_avg_fn()
-        self._averaged = AveragedModel(model, multi_avg_fn=average)
+        self._average = get_ema_multi_avg_fn(config.ema_decay) if ema else get_swa_multi_avg_fn()
+        self._averaged = AveragedModel(model)
 
     @property
     def model(self) -> nn.Module:
@@ -60,10 +59,20 @@ class Averager:
         positions = np.linspace(0, len(steps) - 1, min(number, len(steps))).round().astype(int)
         return {steps[position] for position in positions}
 
+    @torch.no_grad()
     def update(self, model: nn.Module, weights: list[torch.Tensor]) -> None:
-        """Take ``weights``, the float32 tensors behind ``model.parameters()`` in order, into the average."""
-        source = SimpleNamespace(parameters=lambda: weights, buffers=model.buffers)
-        self._averaged.update_parameters(source)  # type: ignore[arg-type] # it asks for no more than these two
+        """Take ``weights``, the float32 tensors behind ``model.parameters()`` in order, into the average.
+
+        In place, and not by ``update_parameters``, which reads the count on the device and so waits for it.
+        """
+        averaged: list[torch.Tensor] = list(self.model.parameters())
+        if self.n_averaged:
+            self._average(averaged, weights, self.n_averaged)
+        else:
+            torch._foreach_copy_(averaged, weights)
+        for buffer, current in zip(self.model.buffers(), model.buffers(), strict=True):
+            buffer.copy_(current)
+        self._averaged.n_averaged += 1
 
 
 class _FedByBatch(nn.Module):

@@ -13,6 +13,7 @@ from utils.data.tokens import Batch, Examples
 from utils.machine import distributed, runtime
 from utils.training.averaging import refresh_batch_norm
 from utils.training.lowprecision import round_weights
+from utils.training.masks import known_padding
 from utils.training.memory import retry_in_smaller_parts
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import Training
@@ -30,7 +31,7 @@ def train_epoch(training: Training, epoch: int) -> Iterator[int]:
         means = retry_in_smaller_parts(training, micro_batches, add_gradients)
         training.backend.clip(config.max_grad_norm)
         training.optimizer.step()
-        training.optimizer.zero_grad()
+        training.zero_grad()
         training.rates.step()
         training.step += 1
         if config.weight_format != "fp32":
@@ -67,7 +68,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
     counts = torch.zeros(loss.n_statistics)
     for batch in batches:
         counts += task.counts(batch)
-    counts = counts.to(backend.device)
+    counts = runtime.to_device(counts, backend.device)
     distributed.all_reduce_sum(counts)
     training.wrapped.train()
     slopes = loss_slopes(training, batches, counts) if loss.n_statistics > 1 else torch.ones_like(counts)
@@ -80,9 +81,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
         nothing = sum(weight.sum() for weight in training.model.parameters()) * 0
         backend.backward(nothing, last=True)
     distributed.all_reduce_sum(means)
-    if (
-        loss.n_statistics == 1 and not loss.is_additive
-    ):  # one slope can wait, and saves the pass for the means
+    if loss.n_statistics == 1 and not loss.is_additive:  # one slope can wait, and saves a pass for the means
         gradients = [weight.grad for weight in backend.weights() if weight.grad is not None]
         torch._foreach_mul_(gradients, loss.slopes(means)[0])
     return means
@@ -90,8 +89,9 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
 
 def forward(training: Training, batch: Batch) -> torch.Tensor:
     """The sums of the loss's statistics over a batch, (n_statistics,)."""
-    batch = send_to_device(batch, training.backend.device, non_blocking=True)
-    outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
+    with known_padding(batch.inputs["attention_mask"]):
+        batch = send_to_device(batch, training.backend.device, non_blocking=True)
+        outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
     return training.task.statistics(outputs, batch)
 
 

@@ -21,12 +21,15 @@ class MADGRAD(torch.optim.Optimizer):
 
     The package takes about ten operations for each tensor, each a pass over memory. Here it is one pass on a
     CPU where a C++ compiler is available, and elsewhere one call per operation for all tensors of a group.
-    The step count is no tensor, so nothing waits for a GPU.
+    The step count is no tensor, so nothing waits for a GPU. Under torch's gradient scaler it is one: whether
+    gradients overflowed, and the step is skipped, is then known on the device alone.
 
     Args:
         params: float32 tensors with dense gradients, or groups of them.
         momentum: 0 recomputes x0 from the rest instead of keeping it.
     """
+
+    _step_supports_amp_scaling = True  # torch's GradScaler leaves it to ``step`` to skip, and reads nothing
 
     def __init__(
         self, params, lr: float = 1e-2, momentum: float = 0.9, weight_decay: float = 0.0, eps: float = 1e-6
@@ -48,6 +51,9 @@ class MADGRAD(torch.optim.Optimizer):
             self._initialize(weights, group["momentum"])
             rate = group["lr"] + group["eps"] if group["lr"] else 0.0  # the package's way
             lamb = rate * (group["k"] + 1) ** 0.5
+            if hasattr(self, "found_inf"):  # set by a GradScaler for the time of a step
+                self._step_scaled(weights, lamb, group)
+                continue
             group["k"] += 1
             together = []
             for weight in weights:
@@ -71,6 +77,18 @@ class MADGRAD(torch.optim.Optimizer):
         x = weight.detach().view(-1)
         g = weight.grad.reshape(-1)  # type: ignore[union-attr] # only weights with gradients come here
         step(x, g, state, torch.tensor(lamb), group["momentum"], group["weight_decay"], group["eps"])
+
+    def _step_scaled(self, weights: list[torch.Tensor], lamb: float | torch.Tensor, group: dict) -> None:
+        """A step that changes nothing if gradients overflowed: they count as 0, and so does the rate."""
+        taken = 1 - self.found_inf.clamp(max=1)  # type: ignore[attr-defined] # float32, 1 or 0
+        group["k"] = group["k"] + taken
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if weights and getattr(self, "grad_scale", None) is not None:  # they were not unscaled for clipping
+            torch._foreach_mul_(gradients, self.grad_scale.reciprocal())  # type: ignore[attr-defined]
+        for gradient in gradients:
+            gradient.masked_fill_(taken == 0, 0.0)
+        if weights:
+            step_if(taken, weights, [self.state[weight] for weight in weights], lamb * taken, group)
 
 
 def step_one(x, g, state, lamb, momentum, decay, eps):
@@ -107,19 +125,37 @@ def large_on_cpu(weight: torch.Tensor) -> bool:
 
 def step_together(weights: list[torch.Tensor], states: list[dict], lamb: float, group: dict) -> None:
     """One step of many tensors, an operation at a time for all of them."""
-    s, v, momentum = [state["s"] for state in states], [state["v"] for state in states], group["momentum"]
-    g = [weight.grad for weight in weights if weight.grad is not None]
-    if group["weight_decay"]:
-        g = list(torch._foreach_add(g, weights, alpha=group["weight_decay"]))
-    if momentum:
-        x0 = [state["x0"] for state in states]
-    else:
-        x0 = list(torch._foreach_addcdiv(weights, s, roots(v, group["eps"])))
+    g, s, v, x0 = gather(weights, states, group)
     torch._foreach_add_(s, g, alpha=lamb)
     torch._foreach_addcmul_(v, g, g, lamb)
     z = torch._foreach_addcdiv(x0, s, roots(v, group["eps"]), -1)
-    torch._foreach_mul_(weights, momentum)
-    torch._foreach_add_(weights, z, alpha=1 - momentum)
+    torch._foreach_mul_(weights, group["momentum"])
+    torch._foreach_add_(weights, z, alpha=1 - group["momentum"])
+
+
+def step_if(
+    taken: torch.Tensor, weights: list[torch.Tensor], states: list[dict], lamb: torch.Tensor, group: dict
+) -> None:
+    """``step_together`` with λ on the device, where ``taken`` is 1; nothing changes where both are 0."""
+    g, s, v, x0 = gather(weights, states, group)
+    scaled = torch._foreach_mul(g, lamb)
+    torch._foreach_add_(s, scaled)
+    torch._foreach_addcmul_(v, scaled, g)
+    change = torch._foreach_addcdiv(x0, s, roots(v, group["eps"]), -1)
+    torch._foreach_sub_(change, weights)
+    torch._foreach_mul_(change, (1 - group["momentum"]) * taken)
+    torch._foreach_add_(weights, change)
+
+
+def gather(weights: list[torch.Tensor], states: list[dict], group: dict) -> list[list[torch.Tensor]]:
+    """g, s, v and x0 of each tensor, before a step."""
+    s, v = [state["s"] for state in states], [state["v"] for state in states]
+    g = [weight.grad for weight in weights if weight.grad is not None]
+    if group["weight_decay"]:
+        g = list(torch._foreach_add(g, weights, alpha=group["weight_decay"]))
+    if group["momentum"]:
+        return [g, s, v, [state["x0"] for state in states]]
+    return [g, s, v, list(torch._foreach_addcdiv(weights, s, roots(v, group["eps"])))]
 
 
 def roots(v: list[torch.Tensor], eps: float) -> tuple[torch.Tensor, ...]:

@@ -28,8 +28,7 @@ def retry_in_smaller_parts(
                 training, [part for batch in micro_batches for part in batch.split(training.parts)]
             )
         except torch.OutOfMemoryError as error:
-            if not isinstance(error, distributed.OutOfMemoryElsewhere):
-                distributed.all_reduce_max(1)  # which the others wait to hear before they add up gradients
+            training.backend.sums.abandon(isinstance(error, distributed.OutOfMemoryElsewhere))
         # The error is gone from here on, and with it the failed attempt's graph.
         if training.parts >= training.config.batch_size:
             raise InputError(
@@ -37,7 +36,7 @@ def retry_in_smaller_parts(
                 "encoder."
             )
         training.parts *= 2
-        training.optimizer.zero_grad()
+        training.zero_grad()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         runtime.restore_random_states(states, device)

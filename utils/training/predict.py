@@ -10,6 +10,7 @@ from utils.data import tokens
 from utils.data.tokens import Examples
 from utils.machine import runtime
 from utils.tasks import Task
+from utils.training.masks import known_padding
 
 
 @torch.no_grad()  # not inference_mode: Apex keeps casts of weights that training may meet again
@@ -26,8 +27,9 @@ def predict_batches(
     loader = tokens.make_loader(examples, batches, tokenizer, num_workers)
     logits = []
     for batch in loader:
-        inputs, _, extras = send_to_device(batch, device, non_blocking=True)
-        logits.append(model(**inputs, extras=extras)["logits"])
+        with known_padding(batch.inputs["attention_mask"]):
+            inputs, _, extras = send_to_device(batch, device, non_blocking=True)
+            logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
         pair

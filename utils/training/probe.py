@@ -111,8 +111,8 @@ def _batch(training: Training, examples: Examples, numbers: list[int]) -> Batch:
 
 
 def _as_chosen(training: Training, batch: Batch) -> TextModelOutput:
-    """The model as it is trained."""
-    return training.wrapped(**batch.inputs, extras=batch.extras)
+    """The model as it is trained, but not compiled: that would take longer than the probe is worth."""
+    return training.wrapped.forward(**batch.inputs, extras=batch.extras)
 
 
 def _in_float32(training: Training, batch: Batch) -> TextModelOutput:

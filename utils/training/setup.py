@@ -16,6 +16,7 @@ from utils.machine import distributed, precision, runtime
 from utils.machine.apex_amp import Apex
 from utils.modeling.model import TextModel
 from utils.tasks import Task, make_task
+from utils.training import compiling
 from utils.training.averaging import Averager
 from utils.training.build import build_model, value_errors_as_input_errors
 from utils.training.optim import make_optimizer, parameter_groups
@@ -41,6 +42,7 @@ class Training:
     backend: precision.Native | Apex
     steps_per_epoch: int
     total_steps: int
+    compiled: str = "off"  # or "on", or "graphs"
     step: int = 0  # optimizer steps taken
     parts: int = 1  # that each micro-batch is cut into, since memory ran out
     losses: list[torch.Tensor] = field(default_factory=list)  # since the last evaluation, left on the device
@@ -48,6 +50,13 @@ class Training:
     def batches(self, epoch: int) -> list[list[int]]:
         """Example numbers of the epoch's micro-batches, whole ones, whatever the number of devices."""
         return tokens.training_batches(self.train.lengths, self.config.batch_size, self.config.seed, epoch)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients. CUDA graphs must find tensors outside their own memory, to add theirs to."""
+        if self.compiled == "graphs":
+            self.optimizer.zero_grad(set_to_none=False)
+        else:
+            self.optimizer.zero_grad()
 
     def evaluation_due(self) -> bool:
         every = self.config.eval_every or self.steps_per_epoch
@@ -61,6 +70,7 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
     """
     train_rows, held_out_rows = split_rows(table, fold)
     choice = precision.choose(config.precision)
+    compiled = compiling.choose(config, choice, runtime.device())
     if config.weight_format != "fp32" and choice.name == "apex-O2":
         raise InputError(
             "weight_format rounds float32 weights, and apex-O2 trains float16 ones; set precision=fp32."
@@ -79,6 +89,7 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
         optimizer = make_optimizer(parameter_groups(model, config), config)
     averager = make_averager(model, config, steps_per_epoch, total_steps)
     wrapped, stepped = backend.prepare(model, optimizer)
+    compiling.compile_models(compiled, wrapped, None if averager is None else averager.model)
     if process := distributed.processes().process_index:
         # The weights are the same in every process so far; dropout masks differ from here.
         set_seed(config.seed + process)
@@ -100,6 +111,7 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
         backend=backend,
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+        compiled=compiled,
     )
 
 
