@@ -40,7 +40,7 @@ BUDGETS = {
     "modeling": 1000,
     "tasks": 1800,
     "training": 1250,
-    "runs": 1900,
+    "runs": 1975,
     "reporting": 1700,
     "lit": 1500,
     "batch": 1440,
