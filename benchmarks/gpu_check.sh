@@ -61,7 +61,7 @@ limit() {
   case "$1" in
     correct) echo 150 ;;
     fast) echo 190 ;;
-    waits) echo 50 ;;
+    waits) echo 60 ;;
     apex) echo 40 ;;
     tests) echo 60 ;;
   esac
