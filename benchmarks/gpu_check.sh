@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be learnt from a GPU in eight minutes: is training correct on it, is it fast, what does it
 # wait for. For a bare Linux machine with an NVIDIA GPU and a Python that has PyTorch with CUDA, transformers,
-# accelerate, pandas and scikit-learn. Needs no network, no git and no .venv. docs/gpu.md explains it.
+# accelerate, pandas and scikit-learn. Needs no network, no git and no .venv. docs/gpu_check.md explains it.
 #
 #   bash benchmarks/gpu_check.sh                all parts: correct fast waits apex tests
 #   bash benchmarks/gpu_check.sh waits fast     these parts, in this order
@@ -61,7 +61,7 @@ limit() {
   case "$1" in
     correct) echo 150 ;;
     fast) echo 190 ;;
-    waits) echo 50 ;;
+    waits) echo 60 ;;
     apex) echo 40 ;;
     tests) echo 60 ;;
   esac

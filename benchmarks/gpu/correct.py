@@ -20,7 +20,7 @@ from utils.runs import artifacts, checkpoint
 
 MODELS = ("tiny", "minilm")
 #: The most that predictions after training may differ from the CPU's in fp32, root mean square, as a share
-#: of the CPU's predictions' standard deviation. docs/gpu.md says where they come from.
+#: of the CPU's predictions' standard deviation. docs/gpu_check.md says where they come from.
 BOUNDS = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.05}
 SAVED = 1e-4  # likewise, of the same weights on two devices
 
