@@ -39,7 +39,7 @@ BUDGETS = {
     "data": 950,
     "modeling": 900,
     "tasks": 1500,
-    "training": 1100,
+    "training": 1200,
     "runs": 1675,
     "reporting": 1700,
     "lit": 1500,

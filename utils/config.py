@@ -9,21 +9,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
+from utils.fields import check_field, choice, number
 from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
 _POSITIVE = 1e-12  # the least value of a setting that must be greater than zero
-
-
-def choice(default: str, *others: str) -> typing.Any:
-    """A field whose value is ``default`` or one of ``others``."""
-    return dataclasses.field(default=default, metadata={"choices": (default, *others)})
-
-
-def number(default: float, *, least: float = 0, most: float = math.inf) -> typing.Any:
-    """A numeric field with inclusive limits."""
-    return dataclasses.field(default=default, metadata={"limits": (least, most)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +59,20 @@ class Config:
     eval_batch_size: int = number(64, least=1)
     accumulation_steps: int = number(1, least=1)  # micro-batches per optimizer step
     loss: str = "mse"
-    optimizer: str = choice("adamw", "madgrad", "fused_adam")
+    optimizer: str = choice("adamw", "madgrad", "fused_adam", "adam", "sgd")
     lr: float = number(5e-5, least=_POSITIVE)
-    weight_decay: float = number(0.01)  # none on biases, norms and the head
-    eps: float = number(1e-6, least=_POSITIVE)
+    weight_decay: float = number(0.01)  # none on biases, norms and the head; L2 in madgrad, adam and sgd
+    eps: float = number(1e-6, least=_POSITIVE)  # sgd has none
     param_groups: str = choice("layerwise", "grouped", "none")
     layer_decay: float = number(0.9, least=_POSITIVE, most=1)  # layerwise: rate relative to the layer above
     tier_factor: float = number(2.6, least=1)  # grouped: thirds of the layers get lr/factor, lr, lr*factor
     head_lr_factor: float = number(20.0, least=_POSITIVE)  # multiplies lr outside the encoder
-    schedule: str = choice("cosine", "linear", "constant")
-    warmup_ratio: float = number(0.06, most=1)  # share of all steps
+    schedule: str = choice("cosine", "linear", "constant", "step", "plateau", "one_cycle")
+    warmup_ratio: float = number(0.06, most=1)  # share of all steps; one_cycle climbs for a tenth of them
+    min_lr_ratio: float = number(0.0, most=1, schedules=("cosine", "plateau"))  # floor: a share of each peak
+    lr_factor: float = number(0.5, least=_POSITIVE, most=0.99, schedules=("step", "plateau"))  # per reduction
+    lr_step_epochs: float = number(1.0, least=_POSITIVE, schedules=("step",))  # between two reductions
+    lr_patience: int = number(2, least=1, schedules=("plateau",))  # evaluations without a better raw score
     max_grad_norm: float = number(1.0)
     precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
     # bf16 or bfp8 (block floating point): weights are rounded to it after every step
@@ -106,11 +101,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "choices" in field.metadata:
-                check_choice(field.name, value, field.metadata["choices"])
-            if "limits" in field.metadata:
-                _check_limits(field.name, value, *field.metadata["limits"])
+            check_field(field, getattr(self, field.name), self.schedule)
         self._check_columns()
         if self.fold >= self.n_folds:
             last = f"with n_folds={self.n_folds}, the last one is {self.n_folds - 1}"
@@ -202,12 +193,6 @@ def check_names(names: Iterable[str]) -> None:
     known = [field.name for field in dataclasses.fields(Config)]
     if unknown := sorted(set(names) - set(known)):
         raise InputError(f"{unknown[0]!r} is not a parameter; {nearest(unknown[0], known)}")
-
-
-def _check_limits(name: str, value: float, least: float, most: float) -> None:
-    if not least <= value <= most:
-        expected = f"{least:g} or more" if math.isinf(most) else f"from {least:g} to {most:g}"
-        raise InputError(f"{name}={value:g} is out of range; it must be {expected}.")
 
 
 def _assigned_names(source: str) -> list[str]:
