@@ -234,7 +234,7 @@ def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
     done = run_papermill(RATES, tmp_path / "05.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
-    assert outputs.count("image/png") == 2
+    assert outputs.count("image/png") == 3
     assert "to move the sliders" in outputs
 
 

@@ -39,7 +39,7 @@ BUDGETS = {
     "data": 950,
     "modeling": 1000,
     "tasks": 1800,
-    "training": 1250,
+    "training": 1350,
     "runs": 1975,
     "reporting": 1700,
     "lit": 1500,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
-from utils.fields import SMALLEST, check_limits, choice, coerce, number
+from utils.fields import SMALLEST, check_field, choice, coerce, number
 from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
@@ -62,16 +62,20 @@ class Config:
     label_smoothing: float = number(0.0, most=0.99)
     smoothing: str = choice("uniform", "others")  # over all classes, as in torch; over the other ones
     focal_gamma: float = number(2.0)
-    optimizer: str = choice("adamw", "madgrad", "fused_adam")
+    optimizer: str = choice("adamw", "madgrad", "fused_adam", "adam", "sgd")
     lr: float = number(5e-5, least=SMALLEST)
-    weight_decay: float = number(0.01)  # none on biases, norms and the head
-    eps: float = number(1e-6, least=SMALLEST)
+    weight_decay: float = number(0.01)  # none on biases, norms and the head; L2 in madgrad, adam and sgd
+    eps: float = number(1e-6, least=SMALLEST)  # sgd has none
     param_groups: str = choice("layerwise", "grouped", "none")
     layer_decay: float = number(0.9, least=SMALLEST, most=1)  # layerwise: rate relative to the layer above
     tier_factor: float = number(2.6, least=1)  # grouped: thirds of the layers get lr/factor, lr, lr*factor
     head_lr_factor: float = number(20.0, least=SMALLEST)  # multiplies lr outside the encoder
-    schedule: str = choice("cosine", "linear", "constant")
-    warmup_ratio: float = number(0.06, most=1)  # share of all steps
+    schedule: str = choice("cosine", "linear", "constant", "step", "plateau", "one_cycle")
+    warmup_ratio: float = number(0.06, most=1)  # share of all steps; one_cycle climbs for a tenth of them
+    min_lr_ratio: float = number(0.0, most=1, schedules=("cosine", "plateau"))  # floor: a share of each peak
+    lr_factor: float = number(0.5, least=SMALLEST, most=0.99, schedules=("step", "plateau"))  # per reduction
+    lr_step_epochs: float = number(1.0, least=SMALLEST, schedules=("step",))  # between two reductions
+    lr_patience: int = number(2, least=1, schedules=("plateau",))  # evaluations without a better raw score
     max_grad_norm: float = number(1.0)
     precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
     # bf16 or bfp8 (block floating point): weights are rounded to it after every step
@@ -102,11 +106,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "choices" in field.metadata:
-                check_choice(field.name, value, field.metadata["choices"])
-            if "limits" in field.metadata:
-                check_limits(field.name, value, *field.metadata["limits"])
+            check_field(field, getattr(self, field.name), self.schedule)
         self._check_columns()
         if self.fold >= self.n_folds:
             last = f"with n_folds={self.n_folds}, the last one is {self.n_folds - 1}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.runs.helpers import Stop, assert_same, stop_after
+from tests.runs.helpers import Stop, after_each, assert_same, stop_after
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data.table import check_rows
@@ -112,6 +112,15 @@ def test_it_trains_and_the_best_epoch_is_the_one_with_the_highest_accuracy(confi
     assert "accuracy raw" in capsys.readouterr().out
     counts = table.groupby("fold")["length"].value_counts()
     assert counts.groupby("length").agg(np.ptp).max() <= 1, "the folds are not stratified"
+
+
+def test_a_plateau_of_the_accuracy_is_one_that_does_not_rise(config, table):
+    options = {"schedule": "plateau", "lr_patience": 1, "warmup_ratio": 0, "averaging": "none"}
+    history = pd.read_csv(fit_fold(config(**options), table) / "history.csv")
+    shares = after_each(history["accuracy"], LengthClass.metric, 0.5)
+    assert history["lr head"].tolist() == pytest.approx([share * config().lr for share in shares])
+    assert history["accuracy"].diff().gt(0).any(), "the accuracy never rose, so the direction is not tested"
+    assert min(shares) < 1
 
 
 def test_it_resumes_bit_identically(config, table, monkeypatch):
