@@ -213,10 +213,7 @@ class Task:
     def submission(
         self, ids: pd.Series, predictions: np.ndarray, sample: pd.DataFrame | None = None
     ) -> pd.DataFrame:
-        """A competition's submission; by default the id and a column per target.
-
-        ``sample``: the competition's, where there is one; its form counts.
-        """
+        """A submission, in the form of the competition's ``sample``; by default a column per target."""
         columns = dict(zip(self.config.target_columns, predictions.T, strict=True))
         return pd.DataFrame({self.config.id_column: ids, **columns})
 

@@ -1,10 +1,11 @@
 """What can be predicted without a transformer: the mark that a model has to beat."""
 
+import contextlib
 import re
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 from sklearn.pipeline import make_pipeline, make_union
 
 
@@ -35,6 +36,18 @@ def predict_from_tfidf(train: list[str], targets: np.ndarray, held_out: list[str
         ),
     )
     return make_pipeline(features, model).fit(train, targets).predict(held_out)
+
+
+def number_baselines(texts: list[str], targets: np.ndarray, new: list[str]) -> dict[str, np.ndarray]:
+    """The mean, least squares on two counts, and ridge on TF-IDF: predictions of numbers, (rows, targets)."""
+    predictions = {
+        "mean": np.repeat(targets.mean(axis=0, keepdims=True), len(new), axis=0),
+        "two counts": predict_from_counts(texts, targets, new),
+    }
+    ridge = Ridge(alpha=1.0, solver="sparse_cg")
+    with contextlib.suppress(ValueError):  # no word occurs twice
+        predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(len(new), -1)
+    return predictions
 
 
 def predict_prior(codes, n_classes, n_new):
