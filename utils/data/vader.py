@@ -18,7 +18,8 @@ from utils.machine import files
 # Later releases lack the corpus.
 SDIST = "vaderSentiment==0.5"
 SHA256 = "5d97c37f3ef6e24eef331122e055dbedafeb6a56abfce0608b326701116ea49a"
-ARCHIVE = "vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"
+FOLDER = "hutto_ICWSM_2014"
+ARCHIVE = f"vaderSentiment-0.5/additional_resources/{FOLDER}.tar.gz"
 DOMAINS = {
     "tweets": "tweets",
     "movies": "movieReviewSnippets",
@@ -64,17 +65,18 @@ def _pip_download(folder: Path) -> Path:
     return next(folder.glob("*.zip"))
 
 
+def _read(members: tarfile.TarFile, name: str, columns: list[str]) -> pd.DataFrame:
+    member = members.extractfile(f"{FOLDER}/{name}.txt")
+    assert member, "a folder, in an archive whose sha256 is known"
+    options = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "encoding": "utf-8-sig"}
+    return pd.read_csv(member, sep="\t", names=columns, dtype={"key": str, "text": str}, **options)
+
+
 def _read_domain(members: tarfile.TarFile, domain: str, name: str) -> pd.DataFrame:
     """The texts of a domain with their ratings; the two files have not always the same order."""
-
-    def read(kind: str, columns: list[str]) -> pd.DataFrame:
-        member = members.extractfile(f"{ARCHIVE.split('/')[-1].split('.')[0]}/{name}_{kind}.txt")
-        assert member, "a folder, in an archive whose sha256 is known"
-        options = {"quoting": csv.QUOTE_NONE, "keep_default_na": False, "encoding": "utf-8-sig"}
-        return pd.read_csv(member, sep="\t", names=columns, dtype={"key": str, "text": str}, **options)
-
-    rated = read("anonDataRatings", ["key", "mean", "sd", "ratings"])
-    table = read("GroundTruth", ["key", "published", "text"]).merge(rated, on="key", validate="one_to_one")
+    rated = _read(members, f"{name}_anonDataRatings", ["key", "mean", "sd", "ratings"])
+    table = _read(members, f"{name}_GroundTruth", ["key", "published", "text"])
+    table = table.merge(rated, on="key", validate="one_to_one")
     ratings = table["ratings"].str.strip("[]").str.replace(",", "")
     single = ratings.map(lambda text: np.array(text.split(), dtype=int))
     rating = single.map(np.mean)
