@@ -76,6 +76,10 @@ def test_none_is_a_choice_or_refused_and_never_dropped(field, value):
         ({"target_columns": ""}, "target_columns is empty"),
         ({"target_columns": 3}, "names separated by commas"),
         ({"fold_by": "group", "group_column": ""}, "needs group_column"),
+        (
+            {"fold_by": "stratified_group", "group_column": ""},
+            'fold_by="stratified_group" needs group_column',
+        ),
         ({"target_columns": "a,a"}, "name each column once"),
         ({"target_columns": "fold"}, "none of them fold"),
         ({"epochs": 1}, "leaves nothing to average"),
