@@ -30,6 +30,20 @@ def test_every_preset_is_valid(preset):
     assert Config.make(preset).preset == preset
 
 
+@pytest.mark.parametrize(
+    ("preset", "task", "target"),
+    [
+        ("levels", "ordinal", "level"),
+        ("suitable", "binary", "suitable"),
+        ("vader_rating", "regression", "rating"),
+    ],
+)
+def test_presets_of_labels_and_of_grades(preset, task, target):
+    config = Config.make(preset)
+    assert (config.task, config.target_columns, config.fold_by) == (task, (target,), "group")
+    assert config.run_name == preset
+
+
 def test_overrides_are_coerced_to_the_fields_types():
     config = Config.make(
         "demo", fold=3.0, lr="1e-4", target_columns="a, b", epochs=4, swa_start=1, standardize="False", run=1
