@@ -35,6 +35,7 @@ def test_every_preset_is_valid(preset):
     [
         ("levels", "ordinal", "level"),
         ("suitable", "binary", "suitable"),
+        ("vader", "multiclass", "sentiment"),
         ("vader_rating", "regression", "rating"),
     ],
 )

@@ -26,6 +26,7 @@ PRESETS: dict[str, dict] = {
     "clear": {
         **_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4,
     },
+    "vader": {**_VADER, "task": "multiclass", "target_columns": ("sentiment",)},
     "vader_rating": {**_VADER, "target_columns": ("rating",)},
     "commonlit": {
         **_COMMONLIT_DATA, "encoder": "roberta-base", "pooling": "attention", "epochs": 4, "lr": 2e-5,
