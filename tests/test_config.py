@@ -30,6 +30,21 @@ def test_every_preset_is_valid(preset):
     assert Config.make(preset).preset == preset
 
 
+@pytest.mark.parametrize(
+    ("preset", "task", "target"),
+    [
+        ("levels", "ordinal", "level"),
+        ("suitable", "binary", "suitable"),
+        ("vader", "multiclass", "sentiment"),
+        ("vader_rating", "regression", "rating"),
+    ],
+)
+def test_presets_of_labels_and_of_grades(preset, task, target):
+    config = Config.make(preset)
+    assert (config.task, config.target_columns, config.fold_by) == (task, (target,), "group")
+    assert config.run_name == preset
+
+
 def test_overrides_are_coerced_to_the_fields_types():
     config = Config.make(
         "demo", fold=3.0, lr="1e-4", target_columns="a, b", epochs=4, swa_start=1, standardize="False", run=1
@@ -82,6 +97,10 @@ def test_none_is_a_choice_or_refused_and_never_dropped(field, value):
         ({"target_columns": ""}, "target_columns is empty"),
         ({"target_columns": 3}, "names separated by commas"),
         ({"fold_by": "group", "group_column": ""}, "needs group_column"),
+        (
+            {"fold_by": "stratified_group", "group_column": ""},
+            'fold_by="stratified_group" needs group_column',
+        ),
         ({"target_columns": "a,a"}, "name each column once"),
         ({"target_columns": "fold"}, "none of them fold"),
         ({"epochs": 1}, "leaves nothing to average"),

@@ -36,7 +36,7 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 950,
+    "data": 1120,
     "modeling": 1000,
     "tasks": 1800,
     "training": 1350,

@@ -12,6 +12,7 @@ from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
+GROUPED = ("group", "stratified_group")  # values of fold_by that keep the groups of group_column together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +27,19 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
+    data: str = "sample"  # sample | clear | vader | commonlit | feedback, or a file: CSV, .xlsx, JSON
     task: str = "regression"  # binary | multiclass | multilabel | ordinal, or auto: as the targets are
     id_column: str = "id"
     text_column: str = "excerpt"
     target_columns: tuple[str, ...] = ("target",)
     labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
-    group_column: str = ""  # rows with the same value stay in one fold (fold_by="group")
+    group_column: str = ""  # rows with the same value stay in one fold, where folds are by group
     max_rows: int = number(0)  # random rows to keep, for a quick try; 0: all
     # folds
     n_folds: int = number(5, least=2)
     fold: int = number(0)  # the held-out fold
-    fold_by: str = choice("kfold", "stratified", "group", "column")  # column: the table's own, named fold
+    # column: the table's own, named fold
+    fold_by: str = choice("kfold", "stratified", "group", "stratified_group", "column")
     exact_copies: str = choice("group", "split")  # group: rows with the same text stay in one fold
     near_copies: str = choice("split", "group")  # and those with nearly the same (utils/data/copies.py)
     seed: int = number(2021, most=2**32 - 1)
@@ -129,8 +131,9 @@ class Config:
             raise InputError(
                 f"column {unusable[0]!r} cannot be used: name each column once, and none of them fold."
             )
-        if self.fold_by == "group" and not self.group_column:
-            raise InputError('fold_by="group" needs group_column, the column whose values must not be split.')
+        if self.fold_by in GROUPED and not self.group_column:
+            needs = "needs group_column, the column whose values must not be split"
+            raise InputError(f'fold_by="{self.fold_by}" {needs}.')
 
     @property
     def run_name(self) -> str:

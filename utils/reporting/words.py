@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from utils.config import Config
+from utils.config import GROUPED, Config
 from utils.reporting.style import BLUE, GREY, ORANGE, literal, styled
 
 #: Blue raises a score, orange lowers it. Both are pale near zero, so that black letters stay legible.
@@ -176,7 +176,7 @@ def plot_effects(effects: pd.DataFrame, each: int = 12):
 
 def contrast(rows: list[dict], config: Config, target: int = 0) -> tuple[dict, dict]:
     """The rows (as LIT has them) with the highest and lowest target, of one group if folds keep groups."""
-    name, group = config.target_columns[target], config.group_column if config.fold_by == "group" else ""
+    name, group = config.target_columns[target], config.group_column if config.fold_by in GROUPED else ""
     table = pd.DataFrame([row["data"] for row in rows])
     if group in table and table[group].duplicated().any():
         spread = table.groupby(group)[name].agg(np.ptp)

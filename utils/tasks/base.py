@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
-from utils.data.folds import quantile_bins
+from utils.data.folds import Strata, quantile_bins
 from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
@@ -66,8 +66,11 @@ class Task:
             table[column] = numbers
         return table
 
-    def strata(self, table: pd.DataFrame) -> pd.Series:
-        """What stratified folds spread evenly; by default, bins of the first target."""
+    def strata(self, table: pd.DataFrame) -> Strata:
+        """What stratified folds spread evenly; by default, bins of the first target.
+
+        A Series of classes by name, or a DataFrame with a column of 0 and 1 for each label.
+        """
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
