@@ -25,6 +25,7 @@ class Classification(Task):
     """Labels. What a subclass must say is its metrics, its losses and how many labels there may be."""
 
     n_labels: ClassVar[int | None] = None  # None: any number
+    part_metrics = (class_scores.F1,)
     error: ClassVar[str] = "Brier score"
     labels: tuple[tuple[str, ...], ...] = ()  # of each target, in order; from ``see`` or ``restore``
 
@@ -306,9 +307,10 @@ class Classification(Task):
             if name == "target":
                 parts.append(f"{name} {', '.join(self.names_of(array[None])[0])}")
                 continue
-            labels = self.names_of(self.predicted(array[None]))[0]
-            sure = [part.max() for part in self.by_target(array[None])]
-            parts.append(f"{name} " + ", ".join(f"{x} ({p:.2f})" for x, p in zip(labels, sure, strict=True)))
+            codes = self.predicted(array[None])
+            sure = [part[0, code] for part, code in zip(self.by_target(array[None]), codes[0], strict=True)]
+            labels = zip(self.names_of(codes)[0], sure, strict=True)
+            parts.append(f"{name} " + ", ".join(f"{label} ({share:.2f})" for label, share in labels))
         return ", ".join(parts)
 
     def submission(self, ids, predictions, sample=None) -> pd.DataFrame:

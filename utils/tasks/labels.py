@@ -88,6 +88,17 @@ class Multilabel(Classification):
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         return {name: array[:, 1::2] for name, array in super().baselines(train, held_out).items()}
 
+    def sample(self, values: dict[str, np.ndarray]) -> str:
+        """The labels that the text has, and the probability of each label."""
+        parts = []
+        for name, array in values.items():
+            labels = zip(self.config.target_columns, array, strict=True)
+            if name == "target":
+                parts.append(f"{name} {', '.join(label for label, code in labels if code == 1) or 'none'}")
+            else:
+                parts.append(f"{name} " + ", ".join(f"{label} ({share:.2f})" for label, share in labels))
+        return ", ".join(parts)
+
     def answers(self, ids, predictions) -> pd.DataFrame:
         """The labels' probabilities."""
         return Task.submission(self, ids, predictions)

@@ -29,6 +29,7 @@ class Regression(Task):
     )
     loss_family = (RegressionLoss,)
     default_loss = "mse"
+    error = "squared error"
 
     def __init__(self, config):
         super().__init__(config)
