@@ -76,15 +76,14 @@ def draw_confusion(
     change = table - (table if before is None else confusion(place[codes], place[before], len(names)))
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(table if len(table) <= _MOST_NUMBERS else np.empty((0, 0))):
+    written = np.argwhere(table + abs(change)) if len(table) <= _MOST_NUMBERS else []
+    for row, column in written:
         changed = f"\n({change[row, column]:+d})" if change[row, column] else ""
-        colour = "white" if shares[row, column] > 0.55 else "black"
-        axes.text(column, row, f"{count}{changed}", ha="center", va="center", fontsize=8, color=colour)
-    short, longest = _short(names), max(map(len, names))
-    axes.set_xticks(
-        range(len(names)), short, rotation=90 if longest > 3 and len(names) > 3 else 0, fontsize=8
-    )
-    axes.set_yticks(range(len(names)), short, fontsize=8)
+        look = {"fontsize": 8, "color": "white" if shares[row, column] > 0.55 else "black"}
+        axes.text(column, row, f"{table[row, column]}{changed}", ha="center", va="center", **look)
+    upright = 90 if len(names) > 3 and max(map(len, names)) > 3 else 0
+    axes.set_xticks(range(len(names)), _short(names), rotation=upright, fontsize=8)
+    axes.set_yticks(range(len(names)), _short(names), fontsize=8)
     axes.set(title=title, xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
 
@@ -96,18 +95,17 @@ def draw_grades(axes, codes: np.ndarray, grades: np.ndarray, names: Sequence[str
     axes.scatter(codes + jitter, grades, s=12, alpha=0.5, color=BLUE, edgecolor="none")
     means = pd.Series(grades).groupby(codes).mean()
     axes.plot(means.index, means, "_", color=ORANGE, markersize=16, markeredgewidth=2.5, label="mean")
-    every = range(0, len(names), 1 + len(names) // 12)
-    axes.set_xticks(every, [_short(names)[i] for i in every], fontsize=8)
-    axes.set_yticks(every, [_short(names)[i] for i in every], fontsize=8)
+    ticks = slice(0, len(names), 1 + len(names) // 12)
+    axes.set_xticks(range(len(names))[ticks], _short(names)[ticks], fontsize=8)
+    axes.set_yticks(range(len(names))[ticks], _short(names)[ticks], fontsize=8)
     axes.set(title="Expected grade", xlabel="true", ylabel="expected")
     axes.legend(fontsize=8, loc="upper left")
 
 
 def draw_true_probabilities(axes, shares: np.ndarray, right: np.ndarray) -> None:
     """A histogram of the probabilities that the true labels were given, by whether these were predicted."""
-    parts = {"right": (shares[right], BLUE), "wrong": (shares[~right], ORANGE)}
-    values, colours = zip(*parts.values(), strict=True)
-    axes.hist(values, bins=np.linspace(0, 1, 21), stacked=True, color=colours, label=list(parts))
+    look = {"stacked": True, "color": [BLUE, ORANGE], "label": ["right", "wrong"]}
+    axes.hist([shares[right], shares[~right]], bins=np.linspace(0, 1, 21), **look)
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set(title="Probability of the true label", xlabel="probability", ylabel="texts", xlim=(0, 1))
     axes.legend(fontsize=8)
@@ -128,10 +126,8 @@ def calibration(shares: np.ndarray, outcomes: np.ndarray, n_bins: int = 10) -> p
         p (1 - p)). The index is the bin's number.
     """
     bins = np.minimum((shares * n_bins).astype(int), n_bins - 1)
-    table = pd.DataFrame(
-        {"probability": shares, "share": outcomes.astype(float), "variance": shares * (1 - shares)}
-    )
-    by_bin = table.groupby(bins)
+    columns = {"probability": shares, "share": outcomes.astype(float), "variance": shares * (1 - shares)}
+    by_bin = pd.DataFrame(columns).groupby(bins)
     return by_bin.mean().assign(count=by_bin.size())
 
 
@@ -155,32 +151,30 @@ def draw_reliability(axes, shares: np.ndarray, outcomes: np.ndarray, name: str) 
     counts = axes.twinx()
     bars = counts.bar((bins.index + 0.5) / 10, bins["count"], width=0.09, color=GREY, alpha=0.3)
     counts.bar_label(bars, fontsize=7, color="#555555")
-    counts.set_ylim(0, 4 * bins["count"].max())
+    counts.set_ylim(0, 6.5 * bins["count"].max())  # below the axis of the shares, which begins at -0.3
     counts.axis("off")
     axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
     came_true = (bins["share"] * bins["count"]).round().astype(int)
     pairs = zip(came_true, bins["count"], strict=True)
     limits = np.array([binomtest(k, n).proportion_ci(method="wilson") for k, n in pairs]).T
     spread = np.clip([bins["share"] - limits[0], limits[1] - bins["share"]], 0, None)
-    axes.errorbar(
-        bins["probability"], bins["share"], yerr=spread, fmt="o", color=GREEN, capsize=2, markersize=5
-    )
+    look = {"fmt": "o", "color": GREEN, "capsize": 2, "markersize": 5}
+    axes.errorbar(bins["probability"], bins["share"], yerr=spread, **look)
     error, by_chance = calibration_error(bins)
-    axes.set(
-        xlim=(0, 1), ylim=(-0.02, 1.02), xlabel=f"probability of {literal(name)}", ylabel="share that is true"
-    )
+    axes.set(xlabel=f"probability of {_short([name], 20)[0]}", ylabel="share that is true")
+    axes.set(xlim=(0, 1), ylim=(-0.3, 1.03), yticks=np.linspace(0, 1, 6))
     axes.set_title(f"Calibration error {error:.3f}\n({by_chance:.3f} by chance alone)")
 
 
 # --- folds -------------------------------------------------------------------------------------------------
 
 
-def draw_votes(axes, votes: np.ndarray, n_folds: int) -> None:
-    """How many labels, (labels,), so many folds agree with."""
+def draw_votes(axes, votes: np.ndarray, n_folds: int, what: str) -> None:
+    """How many of ``what`` so many folds agree with, from those numbers of folds, (labels,)."""
     counts = np.bincount(votes, minlength=n_folds + 1)
     bars = axes.bar(range(n_folds + 1), counts, color=BLUE)
     axes.bar_label(bars, [f"{count}" if count else "" for count in counts], fontsize=8)
     axes.set_xticks(range(n_folds + 1))
     axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.set(title="Folds that give the label of their mean", xlabel="folds", ylabel="labels")
+    axes.set(title="Folds that give the label of their mean", xlabel="folds", ylabel=what)
     axes.grid(axis="x", visible=False)

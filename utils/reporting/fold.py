@@ -102,7 +102,7 @@ def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     right.yaxis.get_major_locator().set_params(integer=True)
     lost = np.clip(n_tokens - longest, 0, None).sum() / n_tokens.sum()
     cut = (n_tokens > longest).mean()
-    title = f"{cut:.0%} of texts are cut at {longest}, {lost:.1%} of tokens lost"
+    title = f"{cut:.0%} of texts are cut at {longest},\n{lost:.1%} of tokens lost"
     right.set(title=title, xlabel="tokens", ylabel="texts")
     return figure
 

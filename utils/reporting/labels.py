@@ -8,7 +8,7 @@ import pandas as pd
 
 from utils.reporting import classes
 from utils.reporting.numbers import View, draw_spread
-from utils.reporting.style import NAMES, literal
+from utils.reporting.style import NAMES, literal, short_name
 from utils.runs.run import Run
 from utils.tasks.classification import Classification
 from utils.tasks.ordinal import expected_grades
@@ -18,6 +18,7 @@ class LabelsView(View):
     """Classes: counts, a confusion matrix, how sure the model is and whether rightly so."""
 
     task: Classification
+    part = "Target"  # what ``names`` are, where they are several
 
     def __init__(self, task: Classification):
         super().__init__(task)
@@ -72,7 +73,9 @@ class LabelsView(View):
             draw(panel)
         for panel in axes.flat[len(panels) :]:
             panel.remove()
-        figure.suptitle(f"Held-out texts, {NAMES[weights]} weights", x=0.01, ha="left", fontsize=11)
+        figure.suptitle(
+            f"Held-out texts, {NAMES[weights]} weights", x=0.01, ha="left", fontsize=11, fontweight="bold"
+        )
         return figure
 
     def panels(self, targets: np.ndarray, predicted: np.ndarray) -> list:
@@ -84,7 +87,7 @@ class LabelsView(View):
         ]
 
     def _titles(self) -> list[str]:
-        return [literal(name) for name in self.names] if len(self.names) > 1 else ["Which for which"]
+        return [literal(name) for name in self.names] if len(self.names) > 1 else ["Confusion matrix"]
 
     def certainty(self, targets: np.ndarray, predicted: np.ndarray) -> list:
         """Functions that draw the probabilities of the true classes, and how often they come true."""
@@ -98,7 +101,7 @@ class LabelsView(View):
         ]
 
     def forecasts(self, known: list) -> tuple[np.ndarray, np.ndarray, str]:
-        """Probabilities, whether what they are of came true, and what that is: one label, or the predicted."""
+        """Probabilities, whether what they are of came true, and what they are of."""
         if len(known) == 1 and self.task.sizes == [2]:
             codes, _, part = known[0]
             return part[:, 1], codes == 1, self.task.labels[0][1]
@@ -116,7 +119,7 @@ class LabelsView(View):
             shown = np.array(self.task.labels[0])[chosen]
             return "Label", self.grouped_errors(run, described.where(described.isin(shown)))
         errors = {weights: np.nanmean(run.errors(weights), axis=0) for weights in run.weights}
-        return "Target", pd.DataFrame(errors, index=self.names)
+        return self.part, pd.DataFrame(errors, index=self.names)
 
     def draw_misses(self, axes, run: Run) -> None:
         """What is taken for what by the weights kept, over all folds, and what averaging changed in that."""
@@ -125,12 +128,13 @@ class LabelsView(View):
             right = (self.task.predicted(run.values(weights)) == targets).sum(axis=0)
             wrong = (~np.isnan(targets)).sum(axis=0) - right
             classes.draw_stacked(axes, self.names, {"right": right, "wrong": wrong})
-            axes.set_title(f"All folds, {NAMES[weights]} weights")
+            axes.set_title(f"All folds, {short_name(weights)} weights")
             return
         before = self.task.predicted(run.values("last"))[:, 0] if weights == "averaged" else None
         predicted = self.task.predicted(run.values(weights))[:, 0]
-        title = f"All folds, {NAMES[weights]} weights"
-        title += " (against last)" if before is not None else ""
+        title = f"{short_name(weights).capitalize()} weights" + (
+            " (against last)" if before is not None else ""
+        )
         classes.draw_confusion(axes, targets[:, 0].astype(int), predicted, self.task.labels[0], title, before)
 
     def plot_agreement(self, predictions: np.ndarray, folds: list[int]):
@@ -138,7 +142,8 @@ class LabelsView(View):
         chosen = self.task.predicted(self.task.combine(list(predictions)))
         by_fold = np.stack([self.task.predicted(one) for one in predictions])  # (folds, rows, targets)
         figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4))
-        classes.draw_votes(left, (by_fold == chosen).sum(axis=0).ravel(), len(folds))
+        what = "texts" if len(self.names) == 1 else "labels"
+        classes.draw_votes(left, (by_fold == chosen).sum(axis=0).ravel(), len(folds), what)
         shares = [
             [part[np.arange(len(part)), codes] for part, codes in zip(parts, chosen.T, strict=True)]
             for parts in map(self.task.by_target, predictions)
@@ -165,6 +170,8 @@ class GradesView(LabelsView):
 class MultilabelView(LabelsView):
     """Any of several labels: how many of each are found, missed and falsely alarmed."""
 
+    part = "Label"
+
     def classes_of(self, codes: np.ndarray) -> np.ndarray:
         return codes
 
@@ -179,6 +186,7 @@ class MultilabelView(LabelsView):
             "false alarm": ((targets == 0) & (given == 1)).sum(axis=0),
         }
         classes.draw_stacked(axes, self.names, counts)
+        axes.set_title("Labels")
 
     def forecasts(self, known: list) -> tuple[np.ndarray, np.ndarray, str]:
         shares = [part[:, 1] for _, _, part in known]
@@ -186,4 +194,4 @@ class MultilabelView(LabelsView):
 
     def draw_misses(self, axes, run: Run) -> None:
         self._draw_labels(axes, run.targets, run.values(run.weights[-1]))
-        axes.set_title(f"All folds, {NAMES[run.weights[-1]]} weights")
+        axes.set_title(f"All folds, {short_name(run.weights[-1])} weights")

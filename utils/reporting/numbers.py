@@ -1,5 +1,7 @@
 """What the reports draw of a task whose targets are numbers: the view of any task without one of its own."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -100,7 +102,7 @@ class View:
             x = np.arange(len(errors)) + (i - (len(errors.columns) - 1) / 2) * 0.27
             axes.bar(x, errors[weights], width=0.25, color=COLOURS[weights], label=NAMES[weights])
         axes.set_xticks(range(len(errors)), map(literal, errors.index), fontsize=8)
-        axes.set(title=title, ylabel=self.error)
+        axes.set(title=title, ylabel=textwrap.fill(self.error, 22))
         axes.grid(axis="x", visible=False)
 
     # --- the test set ---------------------------------------------------------------------------------------
@@ -126,4 +128,5 @@ def draw_spread(axes, predictions: np.ndarray) -> None:
     spread = predictions.std(axis=0, ddof=1) if len(predictions) > 1 else np.zeros(predictions.shape[1])
     axes.hist(spread, bins=15, color=BLUE)
     axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(nbins=6)
     axes.set(title="Spread of the folds on each text", xlabel="standard deviation", ylabel="texts")
