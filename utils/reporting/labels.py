@@ -11,6 +11,7 @@ from utils.reporting.numbers import View, draw_spread
 from utils.reporting.style import NAMES, literal, short_name
 from utils.runs.run import Run
 from utils.tasks.classification import Classification
+from utils.tasks.metrics import Metric
 from utils.tasks.ordinal import expected_grades
 
 
@@ -22,7 +23,7 @@ class LabelsView(View):
 
     def __init__(self, task: Classification):
         super().__init__(task)
-        self.error = task.error
+        self.measure = Metric("error", task.error)
         self.classes = task.class_names("")
 
     def classes_of(self, codes: np.ndarray) -> np.ndarray:
@@ -110,7 +111,7 @@ class LabelsView(View):
         return np.concatenate(shares), np.concatenate(right), "the predicted label"
 
     def error_of(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        """The mean of the task's errors: of one class alone most scores are undefined."""
+        """The mean of the task's errors, since most scores of a single class are undefined."""
         return float(np.nanmean(self.task.errors(targets, predictions)))
 
     def target_errors(self, run: Run, described: pd.Series) -> tuple[str, pd.DataFrame]:

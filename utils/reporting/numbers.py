@@ -16,7 +16,7 @@ class View:
 
     def __init__(self, task: Task):
         self.task, self.names = task, target_names(task)
-        self.error = task.metric.label  # what ``error_of`` gives
+        self.measure = task.metric  # what ``error_of`` gives
 
     # --- the targets ----------------------------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class View:
             x = np.arange(len(errors)) + (i - (len(errors.columns) - 1) / 2) * 0.27
             axes.bar(x, errors[weights], width=0.25, color=COLOURS[weights], label=NAMES[weights])
         axes.set_xticks(range(len(errors)), map(literal, errors.index), fontsize=8)
-        axes.set(title=title, ylabel=textwrap.fill(self.error, 22))
+        axes.set(title=title, ylabel=textwrap.fill(self.measure.label, 22))
         axes.grid(axis="x", visible=False)
 
     # --- the test set ---------------------------------------------------------------------------------------
