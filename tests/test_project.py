@@ -41,7 +41,7 @@ BUDGETS = {
     "tasks": 1500,
     "training": 1100,
     "runs": 1675,
-    "reporting": 1700,
+    "reporting": 1950,
     "lit": 1500,
     "batch": 1440,
 }

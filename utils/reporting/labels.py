@@ -59,9 +59,8 @@ class LabelsView(View):
         if len(self.names) > 1:
             sentences = [self.task.sample({"target": row}) for row in targets]
             return pd.Series([sentence.removeprefix("target ") for sentence in sentences])
-        return pd.Series(
-            pd.Categorical.from_codes(targets[:, 0].astype(int), self.task.labels[0], ordered=True)
-        )
+        codes = targets[:, 0].astype(int)
+        return pd.Series(pd.Categorical.from_codes(codes, self.task.labels[0], ordered=True))
 
     def plot_predictions(self, targets: np.ndarray, predicted: np.ndarray, weights: str):
         """A confusion matrix per target, the true classes' probabilities, and whether they can be trusted."""
@@ -74,9 +73,8 @@ class LabelsView(View):
             draw(panel)
         for panel in axes.flat[len(panels) :]:
             panel.remove()
-        figure.suptitle(
-            f"Held-out texts, {NAMES[weights]} weights", x=0.01, ha="left", fontsize=11, fontweight="bold"
-        )
+        look = {"x": 0.01, "ha": "left", "fontsize": 11, "fontweight": "bold"}
+        figure.suptitle(f"Held-out texts, {NAMES[weights]} weights", **look)
         return figure
 
     def panels(self, targets: np.ndarray, predicted: np.ndarray) -> list:
@@ -133,9 +131,7 @@ class LabelsView(View):
             return
         before = self.task.predicted(run.values("last"))[:, 0] if weights == "averaged" else None
         predicted = self.task.predicted(run.values(weights))[:, 0]
-        title = f"{short_name(weights).capitalize()} weights" + (
-            " (against last)" if before is not None else ""
-        )
+        title = f"{short_name(weights).capitalize()} weights{' (against last)' * (before is not None)}"
         classes.draw_confusion(axes, targets[:, 0].astype(int), predicted, self.task.labels[0], title, before)
 
     def plot_agreement(self, predictions: np.ndarray, folds: list[int]):
@@ -158,11 +154,10 @@ class GradesView(LabelsView):
     """Grades: the expected grade against the true one, too."""
 
     def panels(self, targets: np.ndarray, predicted: np.ndarray) -> list:
+        known = zip(self.task.known(targets, predicted), self.task.labels, strict=True)
         grades = [
             functools.partial(classes.draw_grades, codes=codes, grades=expected_grades(part), names=names)
-            for (codes, _, part), names in zip(
-                self.task.known(targets, predicted), self.task.labels, strict=True
-            )
+            for (codes, _, part), names in known
         ]
         pairs = zip(super().panels(targets, predicted), grades, strict=True)
         return [panel for pair in pairs for panel in pair]

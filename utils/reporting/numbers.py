@@ -101,7 +101,9 @@ class View:
         for i, weights in enumerate(errors):
             x = np.arange(len(errors)) + (i - (len(errors.columns) - 1) / 2) * 0.27
             axes.bar(x, errors[weights], width=0.25, color=COLOURS[weights], label=NAMES[weights])
-        axes.set_xticks(range(len(errors)), map(literal, errors.index), fontsize=8)
+        names = [literal(name) for name in errors.index]
+        tilted = 25 if sum(map(len, names)) > 40 else 0
+        axes.set_xticks(range(len(names)), names, fontsize=8, rotation=tilted)
         axes.set(title=title, ylabel=textwrap.fill(self.measure.label, 22))
         axes.grid(axis="x", visible=False)
 

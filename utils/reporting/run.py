@@ -131,7 +131,6 @@ def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
         labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
         groups = view.grouped_errors(run, labels.where(errors[by].isin(common)))
         view.draw_grouped(panels[1, 0], groups, f"{literal(by)}, the {len(common)} most frequent")
-        panels[1, 0].tick_params(axis="x", rotation=25)
     else:
         panels[1, 0].remove()
     view.draw_misses(panels[1, 1], run)
