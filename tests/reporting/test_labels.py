@@ -236,7 +236,9 @@ def test_the_comparison_names_the_error_that_is_tested(run):
     comparison = compare_weights(run)
     table = report.weights_table(comparison, run)
     assert table.note.splitlines()[-1] == f"p is of a paired test of each text's {run.task.error}."
-    assert run.task.metric.label in verdict(comparison, run.task.metric)
+    sentences = verdict(comparison, run.task.metric)
+    assert run.task.metric.label in sentences
+    assert sentences.endswith(f"Tested is each text's {run.task.error}.")
     for metric in run.task.metrics:
         assert metric.label in table.columns
     assert comparison["error"].iloc[-1] == pytest.approx(np.nanmean(run.errors("averaged")), rel=0.05)

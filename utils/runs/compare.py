@@ -12,6 +12,7 @@ def compare_weights(run: Run) -> pd.DataFrame:
 
     Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, error (the
     mean of the rows' errors), and p, of the averaged weights' errors against these (``paired_test``).
+    ``attrs["error"]`` says what the errors are.
     """
     folds = run.predictions["fold"].to_numpy()
     rows = []
@@ -20,7 +21,9 @@ def compare_weights(run: Run) -> pd.DataFrame:
         rows += [
             {"fold": fold, "weights": weights, **_scores(run, weights, chosen)} for weights in run.weights
         ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["error"] = run.task.error
+    return table
 
 
 def _scores(run: Run, weights: str, rows: np.ndarray) -> dict[str, float]:
@@ -50,7 +53,8 @@ def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
     sentences = [_difference(averaged, row, agree[name], names[name]) for name, row in others.iterrows()]
     return (
         f"**{_opening(better, others['p'] < 0.05, agree)}**: over all held-out texts, the {metric.label} of "
-        f"the averaged weights is {', and '.join(sentences)}."
+        f"the averaged weights is {', and '.join(sentences)}. Tested is each text's "
+        f"{comparison.attrs.get('error', 'error')}."
     )
 
 
