@@ -210,6 +210,46 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
     assert submission["target"].nunique() > 1
 
 
+#: Of each task of labels its target columns, and their cells for a sample's level (1: easiest) and row.
+LABELS = {
+    "binary": {"suitable": lambda level, row: "yes" if level <= 3 else "no"},
+    "multiclass": {"third": lambda level, row: ("easy", "medium", "hard")[(level - 1) // 2]},
+    "ordinal": {"level": lambda level, row: level},
+    "multilabel": {"simple": lambda level, row: int(level <= 3), "even": lambda level, row: row % 2},
+}
+
+
+@pytest.mark.parametrize(
+    "task", [name if name == "binary" else pytest.param(name, marks=pytest.mark.full) for name in LABELS]
+)
+def test_the_notebooks_take_labels(tmp_path, parameters, task):
+    """01 reads them, 02 trains a fold, 03 another and compares them, 06 submits."""
+    rows = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv", dtype=str, keep_default_na=False)
+    levels = ((1.0 - rows["target"].astype(float)) / 0.8 + 1).round().astype(int)
+    cells = {
+        name: [cell(*pair) for pair in zip(levels, rows.index, strict=True)]
+        for name, cell in LABELS[task].items()
+    }
+    rows.assign(**cells).to_csv(tmp_path / "train.csv", index=False)
+    rows.head(9)[["id", "excerpt"]].to_csv(tmp_path / "test.csv", index=False)
+    options = {"preset": "tiny", "data": tmp_path / "train.csv", "task": task, "run": "labels"}
+    options |= {"target_columns": ",".join(LABELS[task]), "swa_every": 1, "eval_every": 2}
+    settings = [*parameters, *(word for name, value in options.items() for word in ("-p", name, str(value)))]
+    notebooks = {TRAINING: 4, EVALUATION: 7, SUBMISSION: 1} | ({} if task == "binary" else {SETUP: 1})
+    for notebook, pictures in notebooks.items():
+        extra = ["-p", "low_precision", "False", "-p", "grid", "3"] if notebook == EVALUATION else []
+        done = run_papermill(notebook, tmp_path / notebook.name, *settings, *extra, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        outputs = [c.get("outputs", []) for c in nbformat.read(tmp_path / notebook.name, 4).cells]
+        assert json.dumps(outputs).count("image/png") == pictures, notebook.name
+        assert "stderr" not in json.dumps(outputs), "a warning"
+    submission = pd.read_csv(tmp_path / "output" / "labels" / "submission.csv")
+    assert submission.columns.tolist() == ["id", *LABELS[task]]
+    if task != "multilabel":  # which has probabilities where no sample says otherwise
+        (name,) = LABELS[task]
+        assert set(submission[name]) <= set(cells[name])
+
+
 @pytest.mark.full
 def test_low_precision_is_compared_by_default_for_the_quick_presets(tmp_path, parameters):
     done = run_papermill(EVALUATION, tmp_path / "03.ipynb", "-p", "preset", "tiny", *parameters, cwd=tmp_path)

@@ -41,7 +41,7 @@ BUDGETS = {
     "tasks": 1800,
     "training": 1350,
     "runs": 1975,
-    "reporting": 1700,
+    "reporting": 2130,
     "lit": 1500,
     "batch": 1440,
 }

@@ -25,11 +25,11 @@ def test_the_closing_table_has_a_row_for_each_weights_and_each_baseline(folder):
     table, result = fold.scores_table(folder), read_result(folder)
     baselines = [f"baseline: {name}" for name in ("mean", "two counts", "TF-IDF, ridge")]
     assert list(table.index) == ["last", "best epoch (chosen on this fold)", "averaged", *baselines]
-    assert list(table.columns[:2]) == ["RMSE", "pearson"]
+    assert list(table.columns[:2]) == ["RMSE", "Pearson's r"]
     assert "batch rmse" in table
     assert table.loc["averaged", "RMSE"] == pytest.approx(result["scores"]["averaged"]["rmse"], abs=1e-4)
     expected = result["baselines"]["two counts"]["spearman"]
-    assert table.loc["baseline: two counts", "spearman"] == pytest.approx(expected, abs=1e-4)
+    assert table.loc["baseline: two counts", "Spearman's ρ"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_groups_table_counts_every_weight(tiny):

@@ -152,6 +152,7 @@ def test_the_comparison_agrees_with_the_folds_results(two_folds):
 def test_the_verdict_agrees_with_the_numbers(last, best, averaged, p, opening):
     rows = [("last", last, p), ("best", best, 0.4), ("averaged", averaged, float("nan"))]
     comparison = pd.DataFrame(rows, columns=["weights", "score", "p"]).assign(fold="all")
+    comparison["error"] = comparison["score"] ** 2
     sentence = verdict(comparison, Regression.metric)
     assert sentence.startswith(f"**{opening}**:")
     word = "lower" if last > averaged else "higher"
@@ -163,11 +164,26 @@ def test_the_verdict_asks_the_metric_which_is_better():
     """For a score where higher is better, the same numbers mean that averaging made it worse."""
     accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
     rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.6, 0.5], "p": [0.01, float("nan")]}
+    rows["error"] = [0.4, 0.5]
     sentence = verdict(pd.DataFrame(rows), accuracy)
     assert sentence.startswith(
         "**Averaging did not help**: over all held-out texts, the accuracy of the averaged"
     )
     assert "0.1000 lower than with the last weights" in sentence
+
+
+@pytest.mark.parametrize(("ours", "theirs", "word"), [(0.3, 0.4, "smaller"), (0.4, 0.3, "larger")])
+@pytest.mark.parametrize("score", [0.5, 0.6])
+def test_the_verdict_says_when_score_and_tested_errors_disagree(ours, theirs, word, score):
+    """Such as an equal or lower accuracy with a better Brier score: p is of the latter."""
+    accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
+    rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.55, score], "p": [0.01, float("nan")]}
+    sentence = verdict(pd.DataFrame(rows | {"error": [theirs, ours]}), accuracy)
+    if (score > 0.55) == (ours < theirs):
+        assert "a difference that chance would seldom make" in sentence
+    else:
+        assert sentence.startswith("**Averaging helped in part**")
+        assert f"(p = 0.01: yet its errors are {word} than chance would make them)" in sentence
 
 
 def test_a_damaged_result_is_named(two_folds):
@@ -179,5 +195,6 @@ def test_a_damaged_result_is_named(two_folds):
 
 def test_the_verdict_says_when_nothing_differs():
     rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.5, 0.5], "p": [1.0, float("nan")]}
+    rows["error"] = [0.25, 0.25]
     sentence = verdict(pd.DataFrame(rows), Regression.metric)
     assert "to four digits the same as with the last weights (p = 1" in sentence

@@ -35,6 +35,9 @@ class Task:
     name: ClassVar[str] = ""
     metric: Metric  # of the class: the default
     metrics: ClassVar[tuple[Metric, ...]] = ()  # others, which Config.metric may name
+    #: Of one class or target each: ``scores`` has "f1 yes" for the metric "f1".
+    part_metrics: ClassVar[tuple[Metric, ...]] = ()
+    error: ClassVar[str] = "error"  # what ``errors`` are called
     #: What Config.loss chooses from; empty: the task has its own.
     loss_family: ClassVar[tuple[type[Loss], ...]] = ()
     default_loss: ClassVar[str] = ""

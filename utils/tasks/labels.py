@@ -88,7 +88,7 @@ class Multilabel(Classification):
         return [scores["f1"][1] for scores in self.by_class(targets, predictions)]
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
-        """The share of each label; where none is missing, logistic regression on TF-IDF, made once for all."""
+        """The share of each label; where none is missing, logistic regression on TF-IDF."""
         labels, texts = self.targets(train), train[self.config.text_column].tolist()
         predictions = {"majority": np.tile(np.nanmean(labels, axis=0), (len(held_out), 1))}
         if not np.isnan(labels).any():
@@ -97,6 +97,17 @@ class Multilabel(Classification):
                 logistic = baselines.predict_label_probabilities(texts, labels.astype(int), new)
                 predictions["TF-IDF, logistic regression"] = logistic
         return predictions
+
+    def sample(self, values: dict[str, np.ndarray]) -> str:
+        """The labels that the text has, and the probability of each label."""
+        parts = []
+        for name, array in values.items():
+            labels = zip(self.config.target_columns, array, strict=True)
+            if name == "target":
+                parts.append(f"{name} {', '.join(label for label, code in labels if code == 1) or 'none'}")
+            else:
+                parts.append(f"{name} " + ", ".join(f"{label} ({share:.2f})" for label, share in labels))
+        return ", ".join(parts)
 
     def answers(self, ids, predictions) -> pd.DataFrame:
         """The labels' probabilities."""

@@ -22,11 +22,12 @@ class Regression(Task):
     name = "regression"
     metric = Metric("rmse", "RMSE", "target's units")
     metrics = tuple(
-        Metric(name, label, higher_is_better=True, needs="two different targets")
+        Metric(name, label, higher_is_better=True, needs="two different targets and predictions")
         for name, label in {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "r2": "R²"}.items()
     )
     loss_family = (RegressionLoss,)
     default_loss = "mse"
+    error = "squared error"
 
     def __init__(self, config):
         super().__init__(config)
