@@ -1,5 +1,6 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
+import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class Explainer:
     def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
         model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
         self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
-        self.task, self.config, self.output = task, task.config, output
+        self.task, self.config = task, task.config
+        self.explained = functools.partial(task.explained, output=output)
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
@@ -126,7 +128,7 @@ class Explainer:
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            gradients = self._gradients(output, vectors, explained or [self._score] * len(texts))
+            gradients = self._gradients(output, vectors, explained or [self.explained] * len(texts))
         per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
         per_text = {
             "logits": output["logits"].detach().cpu().double().numpy(),
@@ -237,9 +239,6 @@ class Explainer:
             )
             for row, positions in enumerate(encoded.positions)
         ]
-
-    def _score(self, logits: torch.Tensor) -> torch.Tensor:
-        return self.task.explained(logits, self.output)
 
     def _scores(self, logits: torch.Tensor) -> np.ndarray:
         """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""

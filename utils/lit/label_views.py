@@ -10,7 +10,6 @@ from lit_nlp.api import types
 from utils.lit.explain import Explained
 from utils.lit.spec import Quantity, View, first_output, known_numbers, label_field, make_view, number_field
 from utils.modeling.heads import HeadConfig
-from utils.tasks.class_scores import MACRO_F1
 from utils.tasks.classification import Classification
 from utils.tasks.labels import Multilabel
 from utils.tasks.numbers import NUMBER
@@ -27,16 +26,13 @@ class LabelsView(View):
         super().__init__(task, output)
         self.targets = task.config.target_columns
         self.fields = [f"predicted {target}" for target in self.targets]
-        self.target, self.index = self.place(output)
+        self.target, self.index = (output, None) if self.ordered else task.place(output)
         self.gradient_input = self.targets[self.target]
         self.class_field = self.fields[self.target]
         self.layer_gradients = {"align": self.class_field, "grad_target_field_key": "predicted class"}
-        self.explains = f"log-odds of {task.outputs[output]}"
-        self.metric = ("classification", "macro_f1" if task.metric == MACRO_F1 else "accuracy")
-
-    def place(self, output: int) -> tuple[int, int | None]:
-        """The target, and the class within it, of one of the task's outputs."""
-        return self.task.place(output)
+        name = task.outputs[output]
+        self.explains, self.colours = f"log-odds of {name}", (name, f"probability of {name} minus truth")
+        self.metric = ("classification", "accuracy")
 
     @functools.cached_property
     def quantities(self) -> dict[Quantity, Explained]:
@@ -62,23 +58,20 @@ class LabelsView(View):
 
     def outputs(self) -> types.Spec:
         """With two classes, the first is what LIT's thresholds and F1 take for the negative one."""
-        about = dict(zip(self.fields, zip(self.targets, self.task.labels, strict=True), strict=True))
-        probabilities = {
-            name: types.MulticlassPreds(vocab=labels, parent=target, null_idx=0 if len(labels) == 2 else None)
-            for name, (target, labels) in ((name, about[name]) for name in self.explained_first(self.fields))
-        }
-        explained = types.CategoryLabel(vocab=about[self.class_field][1], required=False)
-        return probabilities | {"predicted class": explained}
+        numbers = sorted(range(len(self.targets)), key=lambda number: number != self.target)
+        fields: types.Spec = {}
+        for number in numbers:
+            labels, null = self.task.labels[number], 0 if self.task.sizes[number] == 2 else None
+            parent = self.targets[number]
+            fields[self.fields[number]] = types.MulticlassPreds(vocab=labels, parent=parent, null_idx=null)
+        labels = self.task.labels[self.target]
+        return fields | {"predicted class": types.CategoryLabel(vocab=labels, required=False)}
 
     def values(self, logits: np.ndarray, head: HeadConfig) -> types.JsonDict:
         parts = self.task.by_target(self.task.decode([logits], None))
         values = {name: part[0].clip(1e-12, 1) for name, part in zip(self.fields, parts, strict=True)}
         predicted = self.task.labels[self.target][values[self.class_field].argmax()]
         return values | {"predicted class": predicted}
-
-    def prediction(self, values: types.JsonDict) -> float:
-        """The explained class's probability."""
-        return float(values[self.score][self.index])
 
     def recorded(self, predictions: np.ndarray) -> np.ndarray:
         return self.task.by_target(predictions)[self.target][:, self.index]
@@ -87,10 +80,6 @@ class LabelsView(View):
         """1 where a text has the explained label, else 0; NaN where its label is not known."""
         codes = targets[:, self.target]
         return np.where(np.isnan(codes), np.nan, codes == self.index)
-
-    def caption(self, truth: float, prediction: float) -> str:
-        name = self.explains.removeprefix("log-odds of ")
-        return f"{name}: {'yes' if truth else 'no'}, predicted with {prediction:.2f}"
 
 
 class OrdinalView(LabelsView):
@@ -108,12 +97,9 @@ class OrdinalView(LabelsView):
         self.expected = [f"expected {target}" for target in self.targets]
         self.numbers = [f"{target} as a number" for target in self.targets]
         self.units = [_unit(labels) for labels in task.labels]
-        self.explains = self.expected[output]
-        self.metric = ("classification", "qwk")
+        self.explains, self.colours = self.expected[output], (self.targets[output], View.colours[1])
+        self.metric = ("regression", "rmse")
         self.threshold = float(np.nanmedian(self.truth(task.targets(table))))
-
-    def place(self, output: int) -> tuple[int, int | None]:
-        return output, None
 
     @property
     def score(self) -> str:
@@ -152,19 +138,13 @@ class OrdinalView(LabelsView):
     def decided(self, values: types.JsonDict) -> types.JsonDict:
         """The predicted grade is the expected one, rounded."""
         chosen = {name: int(self.task.choose(values[name][None])[0]) for name in self.fields}
-        return values | {name: np.eye(len(values[name]))[code] for name, code in chosen.items()}
-
-    def prediction(self, values: types.JsonDict) -> float:
-        return View.prediction(self, values)
+        return values | {name: np.eye(len(values[name]))[code].clip(1e-12) for name, code in chosen.items()}
 
     def recorded(self, predictions: np.ndarray) -> np.ndarray:
         return self.number(self.target, expected_grades(self.task.by_target(predictions)[self.target]))
 
     def truth(self, targets: np.ndarray) -> np.ndarray:
         return self.number(self.target, targets[:, self.target])
-
-    def caption(self, truth: float, prediction: float) -> str:
-        return View.caption(self, truth, prediction)
 
 
 def _unit(labels: tuple[str, ...]) -> tuple[float, float]:
@@ -180,13 +160,6 @@ def _unit(labels: tuple[str, ...]) -> tuple[float, float]:
 @make_view.register
 def _(task: Classification, output: int, table: pd.DataFrame) -> LabelsView:
     return LabelsView(task, output)
-
-
-@make_view.register
-def _(task: Multilabel, output: int, table: pd.DataFrame) -> LabelsView:
-    view = LabelsView(task, output)
-    view.metric = ("classification", "f1")
-    return view
 
 
 @make_view.register

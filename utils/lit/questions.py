@@ -75,6 +75,11 @@ class HeldOut:
     def _truths(self, ids: list[str]) -> np.ndarray:
         return self.view.truth(self.run.task.values(self._recorded.loc[ids], "target"))
 
+    @property
+    def extent(self) -> np.ndarray:
+        """(texts,), how much of what is explained a text has: its target, or the probability of a label."""
+        return self.targets if self.view.index is None else self.scores
+
     def caption(self, row: dict) -> str:
         """A row's truth and prediction, as the title of its picture."""
         number = self.rows.index(row)

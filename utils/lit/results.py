@@ -1,12 +1,10 @@
 """What LIT compares with the truth: errors and metrics of the texts whose truth is known, and the page."""
 
-import numpy as np
-from lit_nlp.api import components, dtypes, layout, types
+from lit_nlp.api import dtypes, layout, types
 from lit_nlp.components import classification_results, metrics, regression_results
 
 from utils.lit.spec import View
 from utils.lit.wrappers import unwrap
-from utils.tasks import class_scores
 
 
 class RegressionResults(regression_results.RegressionInterpreter):
@@ -53,20 +51,7 @@ class RegressionMetrics(metrics.RegressionMetrics):
 
 
 class LabelMetrics(metrics.MulticlassMetricsImpl):
-    """LIT's metrics of the rows whose label is known, macro F1, and QWK where labels have an order."""
-
-    def __init__(self, ordered: bool):
-        super().__init__()
-        more = (class_scores.MACRO_F1, *([class_scores.QWK] if ordered else []))
-        self.more = {metric.name: metric.label for metric in more}
-
-    def meta_spec(self) -> types.Spec:
-        best = types.MetricBestValue.HIGHEST
-        more = {
-            name: types.MetricResult(best_value=best, description=f"{label}, as in the run's own pages.")
-            for name, label in self.more.items()
-        }
-        return super().meta_spec() | more
+    """LIT's metrics of the rows whose label is known."""
 
     def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
         values = model_outputs or lit_model.predict(inputs)
@@ -79,23 +64,13 @@ class LabelMetrics(metrics.MulticlassMetricsImpl):
             return {}
         labels, preds = [labels[i] for i in known], [preds[i] for i in known]
         margins = [config[i] for i in known] if config else None
-        scores = super().compute(labels, preds, label_spec, pred_spec, margins, **options)
-        codes = np.array([list(pred_spec.vocab).index(label) for label in labels])
-        predicted = np.array(classification_results.get_classifications(preds, pred_spec, margins))
-        more = {name: class_scores.SCORES[name](codes, predicted, np.array(preds)) for name in self.more}
-        return {**scores, **more}
+        return super().compute(labels, preds, label_spec, pred_spec, margins, **options)
 
 
-def make_metrics(view: View) -> dict[str, components.Metrics]:
-    """LIT's metrics for what a view predicts. A regression's bands are no classes to be scored by."""
-    by_type = {
-        "RegressionScore": ("regression", RegressionMetrics()),
-        "MulticlassPreds": (
-            "classification",
-            metrics.ClassificationMetricsWrapper(LabelMetrics(view.ordered)),
-        ),
-    }
-    return dict(by_type[name] for name in view.flipped)
+METRICS = {
+    "regression": RegressionMetrics(),
+    "classification": metrics.ClassificationMetricsWrapper(LabelMetrics()),
+}
 
 
 _m = layout.LitModuleName

@@ -13,7 +13,7 @@ from utils.lit import label_views  # noqa: F401 - registers the views of labels
 from utils.lit.components import generators, interpreters
 from utils.lit.explain import Explainer
 from utils.lit.new_texts import NewTexts
-from utils.lit.results import make_layout, make_metrics
+from utils.lit.results import METRICS, make_layout
 from utils.lit.server import Lit, check_port
 from utils.lit.spec import RESERVED, first_output, make_view
 from utils.lit.wrappers import FoldModel, TextDataset
@@ -145,7 +145,7 @@ def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
         "dataset_loaders": {},
         "interpreters": interpreters(models, min(map(len, datasets.values()))),
         "generators": generators(view),
-        "metrics": make_metrics(view),
+        "metrics": METRICS,
         "annotators": [NewTexts(datasets.values(), view)],
     }
     return dev_server.Server(models, datasets, **dict(server_config.get_flags()) | options).serve()

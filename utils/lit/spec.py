@@ -43,7 +43,8 @@ class View:
     index: int | None = None  # number of the explained class, where the explained field holds probabilities
     metric: tuple[str, str] = ("regression", "rmse")  # of LIT's metrics the group and name of the chief one
     ordered = False  # whether its classes are grades
-    explains = "score"  # what is explained, in pictures
+    explains = "score"  # what is explained, in pictures; and what the maps' two colours stand for
+    colours = ("target", "prediction minus target")
 
     def __init__(self, task: Task, output: int):
         self.task, self.target, self.layer_gradients = task, output, {}
@@ -83,7 +84,7 @@ class View:
         return table[[]]
 
     def inputs(self) -> types.Spec:
-        """Optional inputs besides the text. The model ignores them, but LIT's components ask for them."""
+        """Optional inputs besides the text. The model ignores them, but LIT asks for ``gradient_input``."""
         return {}
 
     def outputs(self) -> types.Spec:
@@ -110,8 +111,8 @@ class View:
         return values
 
     def prediction(self, values: types.JsonDict) -> float:
-        """What is predicted of the explained output, given the values of ``outputs``."""
-        return float(values[self.score])
+        """The explained score, or class's probability, given the values of ``outputs``."""
+        return float(values[self.score] if self.index is None else values[self.score][self.index])
 
     def recorded(self, predictions: np.ndarray) -> np.ndarray:
         """The same, (rows,), from the task's predictions, (rows, columns)."""
@@ -123,7 +124,10 @@ class View:
 
     def caption(self, truth: float, prediction: float) -> str:
         """A text's truth and prediction, for the title of a picture."""
-        return f"Target {truth:.2f}, predicted {prediction:.2f}"
+        if self.index is None:
+            return f"Target {truth:.2f}, predicted {prediction:.2f}"
+        name = self.explains.removeprefix("log-odds of ")
+        return f"{name}: {'true' if truth else 'not true'}, predicted with {prediction:.2f}"
 
 
 class RegressionView(View):
@@ -159,13 +163,13 @@ class RegressionView(View):
         return known_numbers(targets).assign(band=np.where(explained.isna(), "", band))
 
     def inputs(self) -> types.Spec:
-        return {self.gradient_input: number_field(), "band": label_field(BANDS)}
+        return {self.gradient_input: number_field()}
 
     def outputs(self) -> types.Spec:
         parents = dict(zip(self.fields, self.task.outputs, strict=True))
         scores = {n: types.RegressionScore(parent=parents[n]) for n in self.explained_first(self.fields)}
         return scores | {
-            "band_share": types.MulticlassPreds(vocab=BANDS, parent="band"),
+            "band_share": types.MulticlassPreds(vocab=BANDS),
             "band": types.CategoryLabel(vocab=BANDS, required=False),
         }
 
