@@ -42,7 +42,7 @@ BUDGETS = {
     "training": 1100,
     "runs": 1675,
     "reporting": 1700,
-    "lit": 1500,
+    "lit": 2000,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

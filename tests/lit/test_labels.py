@@ -218,12 +218,18 @@ def test_generated_texts_flip_the_predicted_label_and_have_no_truth(opened):
 
 
 def test_thresholds_and_curves(opened):
+    """A text without a label is no negative one."""
     held_out = opened("binary")
-    (thresholds,) = held_out.lit.interpret("thresholder", MODEL, HELD_OUT)
-    assert 0 <= thresholds["thresholds"][""]["Single"] <= 1
+    new = {"data": held_out.rows[0]["data"] | {"excerpt": "A cat sat.", "suitable": ""}, "meta": {}}
+    new |= {"id": new["data"]["_id"]}
     settings = {"Label": "yes", "Prediction field": held_out.view.score}
-    curves = held_out.lit.interpret("curves", MODEL, HELD_OUT, **settings)
-    assert curves["roc_data"][-1] == [1, 1]
+    for method, options in {"thresholder": {}, "curves": settings}.items():
+        answers = [
+            held_out.lit.interpret(method, MODEL, HELD_OUT, rows, **options)
+            for rows in (held_out.rows, [*held_out.rows, new])
+        ]
+        assert answers[0] == answers[1], method
+    assert answers[0]["roc_data"][-1] == [1, 1]
 
 
 @pytest.mark.parametrize("kind", ["binary", "ordinal"])

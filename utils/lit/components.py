@@ -17,7 +17,7 @@ from lit_nlp.components import (
 from lit_nlp.lib import utils as lit_utils
 
 from utils.data.table import clean_text
-from utils.lit.results import LabelResults, RegressionResults
+from utils.lit.results import Curves, LabelResults, RegressionResults, Thresholder
 from utils.lit.spec import Quantity, View
 from utils.lit.wrappers import FoldModel, scale_to_largest, unwrap
 
@@ -27,32 +27,26 @@ _TARGET = lime_explainer.TARGET_INFO_KEY
 class ScoresOfEdits(model.ModelWrapper):
     """A FoldModel that returns only the scores of edited texts, which have no id yet.
 
-    The generators ask for hundreds of them and read nothing else. A text with an id has gradients, too: of
-    ``explained``.
+    LIME and the generators ask for hundreds of them and read nothing else. A text with an id has gradients,
+    too: of ``explained``.
+
+    Args:
+        alone: return ``explained`` and nothing else.
     """
 
-    def __init__(self, wrapped: model.Model, explained: Quantity):
+    def __init__(self, wrapped: model.Model, explained: Quantity, alone: bool = False):
         super().__init__(wrapped)
-        self.explained = explained
+        self.explained, self.alone = explained, alone
 
     def predict(self, inputs: Iterable[types.JsonDict], **options) -> list[types.JsonDict]:
         inputs = list(inputs)
+        if self.alone:
+            return unwrap(self).explained(inputs, self.explained)
         if not all(example.get("_id") for example in inputs):
             return unwrap(self).scores(inputs)
         if self.explained != unwrap(self).view.chosen(None):
             inputs = [about(example, self.explained) for example in inputs]
         return self.wrapped.predict(inputs, **options)
-
-
-class Explained(model.ModelWrapper):
-    """A FoldModel that returns one quantity alone."""
-
-    def __init__(self, wrapped: model.Model, explained: Quantity):
-        super().__init__(wrapped)
-        self.explained = explained
-
-    def predict(self, inputs: Iterable[types.JsonDict], **options) -> list[types.JsonDict]:
-        return unwrap(self).explained(inputs, self.explained)
 
 
 def about(example: types.JsonDict, quantity: Quantity) -> types.JsonDict:
@@ -129,7 +123,8 @@ class LIME(Salience, lime_explainer.LIME):
         config = {**(config or {}), **self._NOT_ASKED, _TARGET: {"field": chosen[0], "index": 0}}
         if config.get(lime_explainer.MASK_KEY, "[MASK]") == "[MASK]":
             config[lime_explainer.MASK_KEY] = unwrap(lit_model).explainer.mask_token
-        return super().explain(inputs, Explained(lit_model, chosen), lit_dataset, None, config, chosen)
+        alone = ScoresOfEdits(lit_model, chosen, alone=True)
+        return super().explain(inputs, alone, lit_dataset, None, config, chosen)
 
 
 class _Flip(components.Generator):
@@ -230,9 +225,10 @@ def interpreters(models: dict[str, FoldModel], fewest: int) -> dict[str, compone
         "LIME": LIME(seed=0),
     }
     defaults = core.default_interpreters(models)
-    names = ["nearest neighbors", "pca", "Model-provided salience", "curves", "thresholder"]
+    names = ["nearest neighbors", "pca", "Model-provided salience"]
     names += ["umap"] if fewest > 15 else []
     results = {"regression": RegressionResults(), "classification": LabelResults()}
+    results |= {"curves": Curves(), "thresholder": Thresholder()}
     clustering = {"Salience Clustering": salience_clustering.SalienceClustering(dict(salience))}
     return (
         results

@@ -1,7 +1,7 @@
 """What LIT compares with the truth: errors and metrics of the texts whose truth is known, and the page."""
 
-from lit_nlp.api import dtypes, layout, types
-from lit_nlp.components import classification_results, metrics, regression_results
+from lit_nlp.api import components, dtypes, layout, types
+from lit_nlp.components import classification_results, curves, metrics, regression_results, thresholder
 
 from utils.lit.spec import View
 from utils.lit.wrappers import unwrap
@@ -32,6 +32,24 @@ class LabelResults(classification_results.ClassificationInterpreter):
 
 def _known(example: types.JsonDict) -> types.JsonDict:
     return {name: value for name, value in example.items() if value is not None and value != ""}
+
+
+class KnownLabels(components.Interpreter):
+    """LIT counts texts whose label is not known among the negative ones."""
+
+    def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
+        truth, values = unwrap(lit_model).view.dataset_fields(), model_outputs or lit_model.predict(inputs)
+        pairs = [pair for pair in zip(inputs, values, strict=True) if truth.keys() <= _known(pair[0]).keys()]
+        inputs, values = map(list, zip(*pairs, strict=True)) if pairs else ([], [])
+        return super().run(inputs, lit_model, lit_dataset, values, config)
+
+
+class Curves(KnownLabels, curves.CurvesInterpreter):
+    pass
+
+
+class Thresholder(KnownLabels, thresholder.Thresholder):
+    pass
 
 
 class RegressionMetrics(metrics.RegressionMetrics):
