@@ -16,7 +16,8 @@ def test_metrics_of_all_and_of_a_slice(lit, rows, predicted):
         body = {"inputs": [row for row, take in zip(rows, part, strict=True) if take]}
         (answer,) = lit.ask("get_metrics", body, model=MODEL, dataset_name=HELD_OUT)["regression"]
         pair = predicted[part], target[part]
-        assert answer["metrics"]["mse"] == pytest.approx(np.square(np.subtract(*pair)).mean(), rel=1e-5)
+        rmse = np.sqrt(np.square(np.subtract(*pair)).mean())
+        assert answer["metrics"]["rmse"] == pytest.approx(rmse, rel=1e-5)
         assert answer["metrics"]["pearsonr"] == pytest.approx(np.corrcoef(*pair)[0, 1], rel=1e-5)
         assert answer["metrics"]["spearmanr"] == pytest.approx(stats.spearmanr(*pair)[0], rel=1e-5)
     results = lit.interpret("regression", MODEL, HELD_OUT)
@@ -136,7 +137,7 @@ def test_tcav_says_when_no_text_is_of_the_band(lit, rows, predicted):
     lowest = [rows[i] for i in np.argsort(predicted)[:8]]
     settings = {"class_to_explain": "higher", "grad_layer": "pooled gradient", "dataset_name": HELD_OUT}
     settings |= {"concept_set_ids": [row["id"] for row in lowest[:4]]}
-    with pytest.raises(RuntimeError, match="scores none of these texts as higher; explain the other band"):
+    with pytest.raises(RuntimeError, match="scores none of these texts as higher; explain another class"):
         lit.interpret("tcav", MODEL, HELD_OUT, lowest, **settings)
 
 

@@ -14,6 +14,7 @@ from utils.runs import artifacts, run
 from utils.runs.compare import compare_weights, verdict
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run, train_in_process, train_missing_folds
+from utils.tasks import add_folds, load_table
 from utils.tasks.metrics import Metric
 from utils.tasks.regression import Regression
 
@@ -40,6 +41,23 @@ def test_trained_folds_are_read_and_missing_ones_are_named(two_folds, tiny_table
     assert predictions["group"].tolist() == expected["topic"].tolist()
     squared = (predictions["averaged"] - predictions["target"]) ** 2
     np.testing.assert_allclose(opened.errors("averaged")[:, 0], squared)
+
+
+def test_a_runs_own_data_and_settings_win_over_the_presets(tiny, workspace, capsys):
+    texts = [f"text number {i} of a table of one's own" for i in range(42)]
+    own = pd.DataFrame({"id": range(42), "words": texts, "score": np.arange(42) / 42})
+    own.to_csv(workspace / "own.csv", index=False)
+    columns = {"text_column": "words", "target_columns": "score", "group_column": "", "fold_by": "kfold"}
+    settings = {"run": "mine", "data": str(workspace / "own.csv"), "n_folds": 7, "max_rows": 0, **columns}
+    config = tiny(fold=6, **settings)
+    fit_fold(config, add_folds(load_table(config), config))
+    capsys.readouterr()
+    opened = open_run(tiny(run="mine"))
+    assert capsys.readouterr().out == "Folds 6 of mine; not trained: 0, 1, 2, 3, 4, 5.\n"
+    assert (opened.config.data, opened.config.n_folds) == (settings["data"], 7)
+    assert set(opened.table["words"]) == set(texts)
+    shutil.copy(workspace / "own.csv", workspace / "moved.csv")
+    assert open_run(tiny(run="mine", data=str(workspace / "moved.csv"))).config.data.endswith("moved.csv")
 
 
 def test_missing_demo_folds_are_trained_first(two_folds, tiny_table, monkeypatch, capsys):

@@ -1,9 +1,11 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
+import functools
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +24,8 @@ from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
+#: What is explained: a number per text, (batch,), of the head's outputs, (batch, outputs).
+Explained = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Reading:
 
     tokens: list[str]  # readable; a piece that continues a word begins with ##
     spans: list[tuple[int, int]]  # where each token starts and stops in the cleaned text
+    logits: np.ndarray  # of the head, float64
     scores: np.ndarray  # (outputs,), float64
     embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, minus the mask's
     gradients: np.ndarray  # (tokens, width): of the explained score, with respect to the embeddings
@@ -52,9 +57,9 @@ class Encoded(NamedTuple):
 class Gradients(NamedTuple):
     """Of each text's explained score."""
 
-    vectors: torch.Tensor  # of the tokens' embeddings, (batch, tokens, width)
-    pooled: torch.Tensor  # (batch, width)
-    layers: list[torch.Tensor]  # summed over the tokens, (batch, width) per chosen layer
+    vectors: np.ndarray  # of the tokens' embeddings, (batch, tokens, width)
+    pooled: np.ndarray  # (batch, width)
+    layers: list[np.ndarray]  # summed over the tokens, (batch, width) per chosen layer
 
 
 class Explainer:
@@ -72,7 +77,8 @@ class Explainer:
     def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
         model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
         self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
-        self.task, self.config, self.output = task, task.config, output
+        self.task, self.config = task, task.config
+        self.explained = functools.partial(task.explained, output=output)
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
@@ -90,38 +96,49 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def scores(self, texts: list[str]) -> np.ndarray:
-        """The scores alone, (texts, outputs), computed in batches of similar length."""
-        scores = np.empty((len(texts), len(self.task.outputs)))
+    def logits(self, texts: list[str]) -> np.ndarray:
+        """What the head gives, (texts, its outputs), float64, computed in batches of similar length."""
+        logits = np.empty((len(texts), len(self.model.head.config.outputs)))
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
             inputs = self.encode([texts[number] for number in numbers]).inputs
             with self._lock:
-                scores[numbers] = self._scores(self.model(**inputs).logits)
-        return scores
+                logits[numbers] = self.model(**inputs).logits.cpu().double().numpy()
+        return logits
 
-    def read(self, texts: list[str], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+    def scores(self, texts: list[str]) -> np.ndarray:
+        """The scores alone, (texts, outputs)."""
+        return self._scores(torch.from_numpy(self.logits(texts)))
+
+    def read(
+        self,
+        texts: list[str],
+        embeddings: list[np.ndarray | None] | None = None,
+        explained: Sequence[Explained] = (),
+    ) -> list[Reading]:
         """Everything about some texts, in one batch.
 
         Args:
             embeddings: per text, None or what replaces its tokens' embeddings, (tokens, width), as in a
                 Reading; all zeros is the text with every token masked. Attention is then left out.
+            explained: per text, what the gradients are of; empty: of the score with the number ``output``.
         """
         encoded = self.encode(texts)
         replaced = any(values is not None for values in embeddings or [])
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            gradients = self._gradients(output, vectors)
-        per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
+            gradients = self._gradients(output, vectors, explained or [self.explained] * len(texts))
+        per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
         per_text = {
-            "scores": self._scores(output["logits"]),
+            "logits": output["logits"].detach().cpu().double().numpy(),
+            "scores": self._scores(output["logits"].detach()),
             "pooled": _array(output["pooled"]),
-            "pooled_gradient": _array(gradients.pooled),
+            "pooled_gradient": gradients.pooled,
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
-        layers = self._layers(encoded, output)
-        return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
+        per_layer = {"layers": self._layers(encoded, output), "layer_gradients": gradients.layers}
+        return self._readings(encoded, per_token, per_text, per_layer)
 
     @torch.no_grad()
     def attentions(self, text: str) -> tuple[list[str], np.ndarray | None]:
@@ -174,8 +191,9 @@ class Explainer:
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
             return self.model(**encoded.inputs, **options)
 
-    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
-        score = self.task.explained(output["logits"], self.output).sum()
+    def _gradients(self, output, vectors: torch.Tensor, explained: Sequence[Explained]) -> Gradients:
+        logits = output["logits"].double()  # a float32 near 1 cannot tell probabilities apart
+        score = torch.cat([score(logits[row : row + 1]) for row, score in enumerate(explained)]).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
         of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
@@ -183,7 +201,7 @@ class Explainer:
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)
         ]
-        return Gradients(of_vectors, of_pooled, of_layers)
+        return Gradients(_array(of_vectors), _array(of_pooled), list(map(_array, of_layers)))
 
     @torch.no_grad()
     def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
@@ -204,32 +222,28 @@ class Explainer:
         return [_array((output["hidden_states"][layer] * shares).sum(dim=1)) for layer in self.layers]
 
     def _readings(
-        self,
-        encoded: Encoded,
-        per_token: Arrays,
-        per_text: Arrays,
-        layers: list[np.ndarray],
-        layer_gradients: list[np.ndarray],
+        self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]
     ) -> list[Reading]:
         """The arrays of a batch, taken apart into its texts."""
+
+        def by_layer(arrays: list[np.ndarray], row: int) -> Any:
+            return {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
+
         return [
             Reading(
                 tokens=readable_tokens(encoded.inputs["input_ids"][row, positions].tolist(), self.vocabulary),
                 spans=encoded.spans[row],
                 **{name: values[row, positions] for name, values in per_token.items()},
                 **{name: values[row] for name, values in per_text.items()},
-                layers=dict(zip(self.layers, [values[row] for values in layers], strict=True)),
-                layer_gradients=dict(
-                    zip(self.layers, [values[row] for values in layer_gradients], strict=True)
-                ),
+                **{name: by_layer(arrays, row) for name, arrays in per_layer.items()},
             )
             for row, positions in enumerate(encoded.positions)
         ]
 
     def _scores(self, logits: torch.Tensor) -> np.ndarray:
         """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
-        scores = [self.task.explained(logits, number) for number in range(len(self.task.outputs))]
-        return torch.stack(scores, dim=1).detach().cpu().double().numpy()
+        scores = [self.task.explained(logits.double(), n) for n in range(len(self.task.outputs))]
+        return torch.stack(scores, dim=1).cpu().numpy()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

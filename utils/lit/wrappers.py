@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
 from utils.lit.explain import Explainer, Reading
-from utils.lit.spec import RESERVED, View, number_field
+from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
 MOST_CATEGORIES = 60
@@ -86,24 +87,25 @@ class FoldModel(model.BatchedModel):
         return self.view.outputs() | tokens | layers | {"first token": types.Embeddings()}
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
+        """Gradients are of the quantity in an input's "explained", or of the view's."""
         embeddings = [example.get("token_embeddings") for example in inputs]
-        readings = self.explainer.read([example[self._text] for example in inputs], embeddings)
-        return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
+        quantities = [example.get("explained", self.view.chosen(None)) for example in inputs]
+        explained = [self.view.quantities[quantity] for quantity in quantities]
+        readings = self.explainer.read([example[self._text] for example in inputs], embeddings, explained)
+        return list(map(self._output, readings))
 
-    def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
-        values = self.view.values(reading.scores, self._head, example)
-        sign = self.view.sign(values)
-        output = values | {
+    def _output(self, reading: Reading) -> types.JsonDict:
+        output = self.view.values(reading.logits, self._head) | {
             "tokens": reading.tokens,
             "token_embeddings": reading.embeddings,
             "token_gradients": reading.gradients,
             "pooled": reading.pooled,
-            "pooled gradient": sign * reading.pooled_gradient,
+            "pooled gradient": reading.pooled_gradient,
             "first token": reading.first,
         }
         for layer in self.explainer.layers:
             output[f"layer {layer}"] = reading.layers[layer]
-            output[f"layer {layer} gradient"] = sign * reading.layer_gradients[layer]
+            output[f"layer {layer} gradient"] = reading.layer_gradients[layer]
         if reading.attention is not None:
             least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
             output["attention"] = scale_to_largest(
@@ -122,11 +124,15 @@ class FoldModel(model.BatchedModel):
 
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """The outputs that follow from the scores, without gradients and attention: fast."""
-        inputs = list(inputs)
-        scores = self.explainer.scores([example[self._text] for example in inputs])
-        return [
-            self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
-        ]
+        return [self.view.values(row, self._head) for row in self._logits(inputs)]
+
+    def explained(self, inputs: Iterable[types.JsonDict], quantity: Quantity) -> list[types.JsonDict]:
+        """A quantity alone, in its field."""
+        numbers = self.view.quantities[quantity](torch.from_numpy(self._logits(inputs)))
+        return [{quantity[0]: number} for number in numbers.tolist()]
+
+    def _logits(self, inputs: Iterable[types.JsonDict]) -> np.ndarray:
+        return self.explainer.logits([example[self._text] for example in inputs])
 
 
 def unwrap(wrapped: model.Model) -> FoldModel:
