@@ -77,7 +77,8 @@ class Config:
     min_lr_ratio: float = number(0.0, most=1, schedules=("cosine", "plateau"))  # floor: a share of each peak
     lr_factor: float = number(0.5, least=SMALLEST, most=0.99, schedules=("step", "plateau"))  # per reduction
     lr_step_epochs: float = number(1.0, least=SMALLEST, schedules=("step",))  # between two reductions
-    lr_patience: int = number(2, least=1, schedules=("plateau",))  # evaluations without a better raw score
+    # evaluations without a better score of the raw weights; none count once SWA's phase has begun
+    lr_patience: int = number(2, least=1, schedules=("plateau",))
     max_grad_norm: float = number(1.0)
     precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
     # bf16 or bfp8 (block floating point): weights are rounded to it after every step
