@@ -120,7 +120,7 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
 
 @pytest.mark.full
 def test_labels_on_the_page(page, tmp_path, alone):
-    """Probabilities, the class to explain, metrics, confusion matrix; an edited text has no truth, reloaded."""
+    """Probabilities, the class to explain, metrics, confusion matrix; a reload with an edited text."""
     from playwright.sync_api import expect
 
     run = random_run("binary", tmp_path)
