@@ -17,6 +17,7 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 
 from tests import hostile
+from tests.lit.label_runs import KINDS, label_table
 from utils.machine import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -290,6 +291,24 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     assert outputs.count("image/png") == 9
     assert "iframe" not in outputs
     pictures = {path.stem for path in (tmp_path / "output" / "tiny" / "pictures").iterdir()}
+    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.full] * (kind != "binary")) for kind in KINDS]
+)
+def test_lit_answers_for_labels(tmp_path, parameters, kind):
+    label_table().to_csv(tmp_path / "labels.csv", index=False)
+    options = {"preset": "tiny", "data": str(tmp_path / "labels.csv"), "texts": "12", **KINDS[kind]}
+    settings = [word for option in options.items() for word in ("-p", *option)]
+    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *settings, *parameters, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (difference,) = re.findall(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
+    assert float(difference) <= 1e-4, "LIT's scores are those of predictions.csv"
+    text = (tmp_path / "04.ipynb").read_text(encoding="utf-8")
+    explained = f"expected {KINDS[kind]['target_columns']}" if "ordinal" in kind else "log-odds of “"
+    assert explained in text
+    pictures = {path.stem for path in (tmp_path / "output" / "tiny-labels" / "pictures").iterdir()}
     assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 

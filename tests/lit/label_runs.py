@@ -22,6 +22,8 @@ KINDS = {
     "ordinal": {"task": "ordinal", "target_columns": "level"},
     "ordinal, as classes": {"task": "ordinal", "target_columns": "half", "loss": "cross_entropy"},
 }
+#: Those that only ``make test-all`` tries everywhere.
+MORE = ("several targets", "multilabel", "ordinal, as classes")
 
 
 def label_table() -> pd.DataFrame:

@@ -82,7 +82,7 @@ def wait_for_score(module, expected):
 def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, explainer):
     from playwright.sync_api import expect
 
-    open_lit(page, lit, "models=fold+0+averaged,fold+1+averaged")
+    open_lit(page, lit, "models=fold+0+·+averaged,fold+1+·+averaged")
     canvas = page.locator("embeddings-module canvas").first
     table_rows = page.locator("lit-data-table tbody tr")
     nothing_chosen = wait_until_drawn(canvas)
@@ -120,12 +120,12 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
 
 @pytest.mark.full
 def test_labels_on_the_page(page, tmp_path, alone):
-    """Probabilities, the class to explain, metrics, confusion matrix; an edited text has no truth."""
+    """Probabilities, the class to explain, metrics, confusion matrix; a reload with an edited text."""
     from playwright.sync_api import expect
 
     run = random_run("binary", tmp_path)
     lit = start(run, texts=14)
-    open_lit(page, lit, "models=fold+0+averaged")
+    open_lit(page, lit, "models=fold+0+·+averaged")
     page.locator("lit-data-table tbody tr").first.click()
     results = page.locator("classification-module:visible lit-data-table tbody tr")
     expect(results).to_have_count(2, timeout=60_000)
@@ -185,7 +185,7 @@ def test_texts_labels_and_columns_are_text_on_the_page(page, trained, alone):
     lit = start(replace(trained, table=table, folders={0: trained.folders[0]}), texts=24)
     dialogs = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
-    open_lit(page, lit, f"models=fold+0+averaged&color_by={quote(column)}")
+    open_lit(page, lit, f"models=fold+0+·+averaged&color_by={quote(column)}")
     page.locator("color-legend").get_by_text("hostile").first.wait_for(state="attached")
     assert page.locator("lit-tooltip .tooltip-text").filter(has_text="hostile").count() >= 6
     assert page.evaluate(FOREIGN) == []

@@ -49,7 +49,7 @@ def test_gradient_salience_fills_its_range(lit, rows, explainer):
         ((tokens, values),) = lit.salience(method, MODEL, HELD_OUT, rows[:1])
         assert tokens == one.tokens
         np.testing.assert_allclose(values, expected / np.abs(expected).max(), atol=1e-4)
-    ((_, values),) = lit.salience("Model-provided salience", MODEL, HELD_OUT, rows[:1])
+    ((_, values),) = lit.salience("Attention", MODEL, HELD_OUT, rows[:1])
     raised = one.attention - one.attention.min()
     np.testing.assert_allclose(values, raised / raised.max(), atol=1e-4)
 
@@ -61,7 +61,7 @@ def test_an_emptied_text_has_a_score_and_nothing_to_explain(lit, rows):
     (prediction,) = predict(lit, [row], f"{SCORE},tokens")
     assert np.isfinite(prediction[SCORE])
     assert prediction["tokens"] == []
-    for method in ("Grad L2 Norm", "Grad ⋅ Input", "Integrated Gradients", "Model-provided salience"):
+    for method in ("Grad L2 Norm", "Grad ⋅ Input", "Integrated Gradients", "Attention"):
         ((_, values),) = lit.salience(method, MODEL, HELD_OUT, [row])
         assert not len(values)
 

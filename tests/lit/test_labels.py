@@ -10,7 +10,7 @@ from lit_nlp.lib import validation
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from tests.lit.conftest import HELD_OUT, MODEL, predict, text_of
-from tests.lit.label_runs import KINDS, random_run
+from tests.lit.label_runs import KINDS, MORE, random_run
 from utils.config import InputError
 from utils.lit.explain import Explainer
 from utils.lit.questions import HeldOut
@@ -44,7 +44,7 @@ def opened(runs):
         server.stop()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.full] * (kind in MORE)) for kind in KINDS])
 def kind(request):
     return request.param
 
@@ -185,7 +185,7 @@ def test_the_explained_class_is_the_page_s_first(opened):
     held_out = opened("several targets", "level 4")
     assert held_out.view.chosen(None) == ("predicted level", 3)
     assert next(iter(held_out.view.outputs())) == "predicted level"
-    assert held_out.view.explains == "log-odds of level 4"
+    assert held_out.view.explains == "log-odds of “level 4”"
     expected = [row["data"]["level"] == "4" for row in held_out.rows]
     assert held_out.targets.tolist() == expected
     assert held_out.view.chosen({"field": "predicted kind", "index": 9}) == ("predicted kind", 0)

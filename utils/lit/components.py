@@ -225,18 +225,18 @@ def interpreters(models: dict[str, FoldModel], fewest: int) -> dict[str, compone
         "LIME": LIME(seed=0),
     }
     defaults = core.default_interpreters(models)
-    names = ["nearest neighbors", "pca", "Model-provided salience"]
-    names += ["umap"] if fewest > 15 else []
-    results = {"regression": RegressionResults(), "classification": LabelResults()}
-    results |= {"curves": Curves(), "thresholder": Thresholder()}
-    clustering = {"Salience Clustering": salience_clustering.SalienceClustering(dict(salience))}
-    return (
-        results
-        | {name: defaults[name] for name in names if name in defaults}
-        | salience
-        | clustering
-        | {"tcav": TCAV()}
-    )
+    names = ["nearest neighbors", "pca", *(["umap"] if fewest > 15 else [])]
+    return {
+        "regression": RegressionResults(),
+        "classification": LabelResults(),
+        "curves": Curves(),
+        "thresholder": Thresholder(),
+        "Attention": defaults["Model-provided salience"],
+        **{name: defaults[name] for name in names if name in defaults},
+        **salience,
+        "Salience Clustering": salience_clustering.SalienceClustering(dict(salience)),
+        "tcav": TCAV(),
+    }
 
 
 def generators(view: View) -> dict[str, components.Generator]:

@@ -132,7 +132,7 @@ class Explainer:
         per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
         per_text = {
             "logits": output["logits"].detach().cpu().double().numpy(),
-            "scores": self._scores(output["logits"].detach()),
+            "scores": self._scores(output["logits"].detach().cpu()),
             "pooled": _array(output["pooled"]),
             "pooled_gradient": gradients.pooled,
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
@@ -192,7 +192,7 @@ class Explainer:
             return self.model(**encoded.inputs, **options)
 
     def _gradients(self, output, vectors: torch.Tensor, explained: Sequence[Explained]) -> Gradients:
-        logits = output["logits"].double()  # a float32 near 1 cannot tell probabilities apart
+        logits = output["logits"].cpu().double()  # a float32 near 1 cannot tell probabilities apart
         score = torch.cat([score(logits[row : row + 1]) for row, score in enumerate(explained)]).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
@@ -243,7 +243,7 @@ class Explainer:
     def _scores(self, logits: torch.Tensor) -> np.ndarray:
         """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
         scores = [self.task.explained(logits.double(), n) for n in range(len(self.task.outputs))]
-        return torch.stack(scores, dim=1).cpu().numpy()
+        return torch.stack(scores, dim=1).numpy()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

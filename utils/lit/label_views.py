@@ -30,8 +30,9 @@ class LabelsView(View):
         self.gradient_input = self.targets[self.target]
         self.class_field = self.fields[self.target]
         self.layer_gradients = {"align": self.class_field, "grad_target_field_key": "predicted class"}
-        name = task.outputs[output]
-        self.explains, self.colours = f"log-odds of {name}", (name, f"probability of {name} minus truth")
+        name = f"“{task.outputs[output]}”"
+        self.explains = f"log-odds of {name}"
+        self.colours = (f"{name} (1) or not (0)", f"probability of {name} minus truth")
         self.metric = ("classification", "accuracy")
 
     @functools.cached_property

@@ -111,7 +111,7 @@ def hash_weights(folder: Path) -> str:
 
 
 def model_name(fold: int, weights: str) -> str:
-    return f"fold {fold} {weights}"
+    return f"fold {fold} · {weights}"
 
 
 def dataset_name(fold: int) -> str:
