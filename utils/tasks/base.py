@@ -35,11 +35,9 @@ class Task:
     name: ClassVar[str] = ""
     metric: Metric  # of the class: the default
     metrics: ClassVar[tuple[Metric, ...]] = ()  # others, which Config.metric may name
-    #: Of one class or target each: ``scores`` has "f1 yes" for the metric "f1".
-    part_metrics: ClassVar[tuple[Metric, ...]] = ()
+    part_metrics: ClassVar[tuple[Metric, ...]] = ()  # of one class each: "f1 yes" in ``scores`` is an "f1"
     error: ClassVar[str] = "error"  # what ``errors`` are called
-    #: What Config.loss chooses from; empty: the task has its own.
-    loss_family: ClassVar[tuple[type[Loss], ...]] = ()
+    loss_family: ClassVar[tuple[type[Loss], ...]] = ()  # what Config.loss names one of; empty: it has its own
     default_loss: ClassVar[str] = ""
     #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
     #: nothing.
@@ -58,9 +56,9 @@ class Task:
     # --- the table ------------------------------------------------------------------------------------------
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
-        """``table`` with its targets converted. Raises InputError naming the first that cannot be used.
+        """``table`` with its targets converted, by default to numbers; ``where``: its name in messages.
 
-        By default targets are numbers. ``where``: the table's name in messages.
+        Raises InputError naming the first that cannot be used.
         """
         for column in self.config.target_columns:
             numbers = read_numbers(table, column, where)
@@ -70,10 +68,7 @@ class Task:
         return table
 
     def strata(self, table: pd.DataFrame) -> Strata:
-        """What stratified folds spread evenly; by default, bins of the first target.
-
-        A Series of classes by name, or a DataFrame with a column of 0 and 1 for each label.
-        """
+        """What stratified folds spread: classes, or columns of 0 and 1; by default bins of a target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
