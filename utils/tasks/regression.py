@@ -31,8 +31,7 @@ class Regression(Task):
 
     def __init__(self, config):
         super().__init__(config)
-        self.location = (0.0,) * len(self.outputs)
-        self.scale = (1.0,) * len(self.outputs)
+        self.location, self.scale = (0.0,) * len(self.outputs), (1.0,) * len(self.outputs)
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """Of several targets some may be missing, but not all of a row's: they become NaN."""
