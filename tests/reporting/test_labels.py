@@ -89,7 +89,7 @@ def test_a_confusion_matrix_counts_what_is_taken_for_what():
     expected = confusion_matrix(run.targets[:, 0].astype(int), chosen)
     assert texts_of(axes) == [str(count) for count in expected.ravel() if count]
     np.testing.assert_allclose(axes.images[0].get_array(), expected / expected.sum(axis=1, keepdims=True))
-    assert axes.get_yticklabels()[0].get_text() == "a very long…"
+    assert axes.get_yticklabels()[0].get_text() == "a very long n…"
 
 
 @pytest.mark.parametrize(
