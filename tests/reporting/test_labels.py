@@ -89,7 +89,7 @@ def test_a_confusion_matrix_counts_what_is_taken_for_what():
     expected = confusion_matrix(run.targets[:, 0].astype(int), chosen)
     assert texts_of(axes) == [str(count) for count in expected.ravel() if count]
     np.testing.assert_allclose(axes.images[0].get_array(), expected / expected.sum(axis=1, keepdims=True))
-    assert axes.get_yticklabels()[0].get_text() == "a very long…"
+    assert axes.get_yticklabels()[0].get_text() == "a very long n…"
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_errors_are_drawn_by_what_is_true(run):
     bars = dict(zip(run.weights, by_target.containers, strict=True))
     labels = [label.get_text() for label in by_target.get_xticklabels()]
     if len(run.task.labels) == 1:
-        assert labels == list(run.task.labels[0]), "in the order of the labels"
+        assert labels == style.shortened(run.task.labels[0], 18), "in the order of the labels"
         expected = [run.errors("last")[run.targets[:, 0] == k].mean() for k in range(len(labels))]
     else:
         assert labels == list(run.config.target_columns)

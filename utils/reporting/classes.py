@@ -1,6 +1,5 @@
 """Drawings of classes and their probabilities, each on axes that it is given."""
 
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import LinearSegmentedColormap
 from scipy.stats import binomtest
 
-from utils.reporting.style import BLUE, GREEN, GREY, ORANGE, literal
+from utils.reporting.style import BLUE, GREEN, GREY, ORANGE, shortened
 from utils.tasks.class_scores import confusion
 
 MOST_CLASSES = 20  # that a plot or a table shows
@@ -21,15 +20,9 @@ def most_frequent(counts: np.ndarray) -> np.ndarray:
     return np.sort(np.argsort(-counts, kind="stable")[:MOST_CLASSES])
 
 
-def _short(names: Sequence[str], width: int = 14) -> list[str]:
-    return [
-        literal(textwrap.shorten(name, width, placeholder="…") or name[: width - 1] + "…") for name in names
-    ]
-
-
 def draw_counts(axes, names: Sequence[str], counts: np.ndarray, shares: np.ndarray) -> None:
     """Bars of how many texts have each label, with their share of the texts."""
-    bars = axes.barh(_short(names), counts, color=BLUE)
+    bars = axes.barh(shortened(names), counts, color=BLUE)
     axes.bar_label(bars, [f"{count:.0f} ({share:.0%})" for count, share in zip(counts, shares, strict=True)],
                    fontsize=8, padding=3)  # fmt: skip
     axes.set(xlabel="texts", xlim=(0, 1.25 * counts.max()))
@@ -41,7 +34,7 @@ def draw_stacked(axes, names: Sequence[str], counts: dict[str, np.ndarray]) -> N
     """A bar per name, made of the counts, whose numbers are written in it."""
     left = np.zeros(len(names))
     for (label, values), colour in zip(counts.items(), (BLUE, GREY, ORANGE), strict=False):
-        bars = axes.barh(_short(names), values, left=left, color=colour, label=label)
+        bars = axes.barh(shortened(names), values, left=left, color=colour, label=label)
         axes.bar_label(
             bars, [f"{n}" if n else "" for n in values], label_type="center", color="white", fontsize=8
         )
@@ -66,7 +59,7 @@ def draw_confusion(
 
     Args:
         codes, predicted: (rows,).
-        before: (rows,), what was predicted otherwise: what changed against it is written in brackets.
+        before: (rows,), what the last weights predicted: what changed is written in brackets.
     """
     shown = most_frequent(np.bincount(codes, minlength=len(names)))
     place = np.full(len(names), len(shown))
@@ -81,9 +74,10 @@ def draw_confusion(
         changed = f"\n({change[row, column]:+d})" if change[row, column] else ""
         look = {"fontsize": 8, "color": "white" if shares[row, column] > 0.55 else "black"}
         axes.text(column, row, f"{table[row, column]}{changed}", ha="center", va="center", **look)
-    upright = 90 if len(names) > 3 and max(map(len, names)) > 3 else 0
-    axes.set_xticks(range(len(names)), _short(names), rotation=upright, fontsize=8)
-    axes.set_yticks(range(len(names)), _short(names), fontsize=8)
+    upright, size = 90 if len(names) > 3 and max(map(len, names)) > 3 else 0, 8 if len(names) <= 12 else 6
+    axes.set_xticks(range(len(names)), shortened(names), rotation=upright, fontsize=size)
+    axes.set_yticks(range(len(names)), shortened(names), fontsize=size)
+    title += " (against last)" if before is not None and len(table) <= _MOST_NUMBERS else ""
     axes.set(title=title, xlabel="predicted", ylabel="true")
     axes.grid(visible=False)
 
@@ -96,8 +90,8 @@ def draw_grades(axes, codes: np.ndarray, grades: np.ndarray, names: Sequence[str
     means = pd.Series(grades).groupby(codes).mean()
     axes.plot(means.index, means, "_", color=ORANGE, markersize=16, markeredgewidth=2.5, label="mean")
     ticks = slice(0, len(names), 1 + len(names) // 12)
-    axes.set_xticks(range(len(names))[ticks], _short(names)[ticks], fontsize=8)
-    axes.set_yticks(range(len(names))[ticks], _short(names)[ticks], fontsize=8)
+    axes.set_xticks(range(len(names))[ticks], shortened(names)[ticks], fontsize=8)
+    axes.set_yticks(range(len(names))[ticks], shortened(names)[ticks], fontsize=8)
     axes.set(title="Expected grade", xlabel="true", ylabel="expected")
     axes.legend(fontsize=8, loc="upper left")
 
@@ -161,7 +155,7 @@ def draw_reliability(axes, shares: np.ndarray, outcomes: np.ndarray, name: str) 
     look = {"fmt": "o", "color": GREEN, "capsize": 2, "markersize": 5}
     axes.errorbar(bins["probability"], bins["share"], yerr=spread, **look)
     error, by_chance = calibration_error(bins)
-    axes.set(xlabel=f"probability of {_short([name], 20)[0]}", ylabel="share that is true")
+    axes.set(xlabel=f"probability of {shortened([name], 20)[0]}", ylabel="share that is true")
     axes.set(xlim=(0, 1), ylim=(-0.3, 1.03), yticks=np.linspace(0, 1, 6))
     axes.set_title(f"Calibration error {error:.3f}\n({by_chance:.3f} by chance alone)")
 

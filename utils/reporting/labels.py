@@ -131,7 +131,7 @@ class LabelsView(View):
             return
         before = self.task.predicted(run.values("last"))[:, 0] if weights == "averaged" else None
         predicted = self.task.predicted(run.values(weights))[:, 0]
-        title = f"{short_name(weights).capitalize()} weights{' (against last)' * (before is not None)}"
+        title = f"{short_name(weights).capitalize()} weights"
         classes.draw_confusion(axes, targets[:, 0].astype(int), predicted, self.task.labels[0], title, before)
 
     def plot_agreement(self, predictions: np.ndarray, folds: list[int]):

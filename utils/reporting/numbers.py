@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, literal, target_names
+from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, literal, shortened, target_names
 from utils.runs.run import Run
 from utils.tasks import Task
 
@@ -101,8 +101,9 @@ class View:
         for i, weights in enumerate(errors):
             x = np.arange(len(errors)) + (i - (len(errors.columns) - 1) / 2) * 0.27
             axes.bar(x, errors[weights], width=0.25, color=COLOURS[weights], label=NAMES[weights])
-        names = [literal(name) for name in errors.index]
-        tilted = 25 if sum(map(len, names)) > 40 else 0
+        names = shortened(errors.index, 18)
+        rotation = 90 if len(names) > 10 else 25
+        tilted = rotation if sum(map(len, names)) > 40 else 0
         axes.set_xticks(range(len(names)), names, fontsize=8, rotation=tilted)
         axes.set(title=title, ylabel=textwrap.fill(self.measure.label, 22))
         axes.grid(axis="x", visible=False)

@@ -83,6 +83,12 @@ def literal(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
+def shortened(names: Iterable, width: int = 14) -> list[str]:
+    """Names for a plot, none of them longer than ``width`` letters."""
+    texts = [" ".join(str(name).split()) for name in names]
+    return [literal(text if len(text) <= width else text[: width - 1].rstrip() + "…") for text in texts]
+
+
 def left_aligned(table: pd.DataFrame):
     """A table of sentences: shown whole, and aligned to the left."""
     header = {"selector": "th", "props": [("text-align", "left")]}
