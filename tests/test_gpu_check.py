@@ -11,6 +11,7 @@ import traceback
 from functools import partial
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -333,27 +334,29 @@ def test_minilm_may_come_with_the_wheels(tmp_path, monkeypatch):
 STAND_IN = """#!/bin/bash
 echo "$@" >>"$(dirname "$0")/calls"
 case "$*" in
+  "-m benchmarks.gpu $SLEEPS "*) echo $$ >"$(dirname "$0")/pid"; exec sleep 600 ;;
+esac
+case "$*" in
   "-m benchmarks.gpu $FAILS "*) exit 1 ;;
   "-c import benchmarks"*) exit "${STARTS:-0}" ;;
 esac
 """
 
 
-def run_script(folder, *arguments, **environment):
-    """The script with a stand-in for Python, which notes how it is called."""
+def script(folder, *arguments, **environment):
+    """The script, started with a stand-in for Python that notes how it is called."""
     python = folder / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    variables = {"OUT": str(folder / "out"), "PYTHON": str(python), "WHEELS": str(folder), "FAILS": "none"}
-    done = subprocess.run(
+    variables = {"OUT": folder / "out", "PYTHON": python, "WHEELS": folder, "TMPDIR": folder}
+    variables |= {"FAILS": "none", "SLEEPS": "none", **environment}
+    return subprocess.Popen(
         ["bash", SCRIPT, *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env={**os.environ, **variables, **environment},
+        env={**os.environ, **{name: str(value) for name, value in variables.items()}},
     )
-    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
-    return done, [line.split()[2] for line in calls if line.startswith("-m benchmarks.gpu ")]
 
 
 @pytest.mark.parametrize(
@@ -371,9 +374,22 @@ def run_script(folder, *arguments, **environment):
 def test_the_script_runs_its_parts_and_fails_with_correctness(
     arguments, environment, status, parts, tmp_path
 ):
-    done, called = run_script(tmp_path, *arguments, **environment)
-    assert done.returncode == status, done.stderr
-    assert called == parts
+    process = script(tmp_path, *arguments, **environment)
+    _, errors = process.communicate()
+    assert process.returncode == status, errors
+    calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    assert [line.split()[2] for line in calls if line.startswith("-m benchmarks.gpu ")] == parts
+
+
+def test_the_script_ends_its_part_when_it_is_ended_itself(tmp_path):
+    process = script(tmp_path, SLEEPS="correct")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert not [*tmp_path.glob("tmp.*")], "its scratch folder is gone"
 
 
 @pytest.mark.full
