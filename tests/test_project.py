@@ -129,6 +129,6 @@ def test_no_notebook_imports_what_runs_many_folds():
         assert not re.search(r"(from|import) batch\b", path.read_text()), path
 
 
-def test_the_readme_names_every_preset_and_no_other():
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+def test_the_page_of_presets_names_every_one_and_no_other():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "presets.md").read_text(), flags=re.MULTILINE)
     assert sorted(rows) == sorted(PRESETS)
