@@ -11,6 +11,7 @@ import traceback
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import torch
@@ -30,6 +31,13 @@ SCRIPT = runtime.ROOT / "benchmarks" / "gpu_check.sh"
 def make_record(workspace):
     """Makes the record of a part in a dry run."""
     return lambda part, seconds=100: Record(part, Options(workspace / "out", seconds, dry_run=True))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Weights too small to be stepped by code that is compiled first, and no large matrix product."""
+    monkeypatch.setattr(mechanics, "SHAPES", ((20, 30), (30,), (1, 30)))
+    monkeypatch.setattr(fast, "limits", lambda name: 1e9)
 
 
 class HereWorker:
@@ -108,7 +116,7 @@ def test_files_are_named_after_the_gpu(name, slug, monkeypatch):
 
 
 @pytest.mark.parametrize("name", mechanics.OPTIMIZERS)
-def test_an_optimizer_is_held_against_its_formula(name, monkeypatch):
+def test_an_optimizer_is_held_against_its_formula(name, small, monkeypatch):
     (check,) = mechanics.check_optimizer(name)
     assert check.measured <= check.bound
     make, _ = mechanics.OPTIMIZERS[name]
@@ -127,7 +135,7 @@ def test_a_gradient_taken_in_halves_is_held_against_that_in_one_piece(workspace)
     assert difference.measured > difference.bound
 
 
-def test_every_check_of_correctness_runs(make_record, workspace, monkeypatch):
+def test_every_check_of_correctness_runs(make_record, workspace, small, monkeypatch):
     """In this process; those that need several, and LIT, are in the whole dry run."""
     monkeypatch.setattr(correct, "Worker", HereWorker)
     monkeypatch.setattr(correct, "MODELS", ("tiny",))
@@ -153,10 +161,15 @@ def test_the_largest_difference_of_any_weight_counts(tmp_path):
     assert correct.weight_difference(tmp_path / "one", tmp_path / "two") == 0.25
 
 
-def test_differences_are_shares_of_the_spread():
-    a, b = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])
-    assert correct.difference(a, b) == pytest.approx((1 / 3) ** 0.5 / b.std())
-    assert correct.relative(a, b) == pytest.approx(1 / 21**0.5)
+def test_differences_are_shares_of_the_targets_spread(tmp_path):
+    targets = np.array([1.0, 2.0, 4.0])
+    for name, values in (("a", [1.0, 2.0, 3.0]), ("b", [1.0, 2.0, 3.5])):
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"id": ["x", "y", "z"], "target": targets, "last": values})
+        table.to_csv(tmp_path / name / "predictions.csv", index=False)
+    expected = (0.25 / 3) ** 0.5 / targets.std()
+    assert correct.difference(tmp_path / "a", tmp_path / "b") == pytest.approx(expected)
+    assert correct.relative(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == pytest.approx(2 / 17**0.5)
 
 
 # --- workers ------------------------------------------------------------------------------------------------
@@ -185,7 +198,7 @@ def test_a_worker_that_dies_is_reported():
 
 
 def test_every_contestant_is_measured_in_turns_and_a_failure_costs_nobody_else(
-    make_record, workspace, monkeypatch
+    make_record, workspace, small, monkeypatch
 ):
     monkeypatch.setattr(fast, "Worker", HereWorker)
     monkeypatch.setattr(fast, "TURNS", 1)
@@ -215,7 +228,7 @@ def test_what_time_does_not_suffice_for_is_listed(make_record, workspace, monkey
     page.plot_fast(content(part))
 
 
-def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspace, monkeypatch):
+def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspace, small, monkeypatch):
     calls = []
 
     def one(name, setting, steps):
@@ -224,7 +237,6 @@ def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspa
 
     monkeypatch.setattr(fast, "Worker", HereWorker)
     monkeypatch.setattr(fast, "one", one)
-    monkeypatch.setattr(fast, "limits", lambda name: 1e9)
     monkeypatch.setattr(fast, "TURNS", 1)
     monkeypatch.setattr(fast, "NEEDS", {})
     monkeypatch.setattr(
