@@ -70,7 +70,17 @@ def test_columns_that_lit_cannot_show_are_left_out(trained):
         standard_error=["0.1", ""] * 3, note=[None, "a"] * 3, band="mine", link="x"
     )
     dataset = TextDataset(table, RegressionView(trained.task, 0, middle=-1.0))
-    assert list(dataset.spec()) == ["excerpt", "id", "target", "band", "topic", "fold", "note"]
+    assert list(dataset.spec()) == [
+        "excerpt",
+        "id",
+        "target",
+        "band",
+        "topic",
+        "level",
+        "suitable",
+        "fold",
+        "note",
+    ]
     assert {row["note"] for row in dataset.examples} == {"", "a"}
     validation.validate_dataset(dataset, report_all=True)
 
