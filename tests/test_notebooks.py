@@ -21,7 +21,7 @@ from tests.lit.label_runs import KINDS, label_table
 from utils.machine import runtime
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
-SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION = NOTEBOOKS
+SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION, *TOURS = NOTEBOOKS
 
 
 def run_papermill(notebook, output, *arguments, cwd, suite_root=runtime.ROOT):
@@ -99,7 +99,7 @@ def test_the_notebook_trains_the_other_recipes_too(tmp_path, parameters):
 
 
 def test_the_tour_of_labels_runs_to_its_end(tmp_path, parameters):
-    notebook = runtime.ROOT / "notebooks" / "07_labels.ipynb"
+    notebook = TOURS[0]
     settings = ["-p", "preset", "tiny", "-p", "folds", "0,1", *parameters]
     done = run_papermill(notebook, output := tmp_path / "out.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
