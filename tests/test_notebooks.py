@@ -220,9 +220,8 @@ LABELS = {
 }
 
 
-@pytest.mark.parametrize(
-    "task", [name if name == "binary" else pytest.param(name, marks=pytest.mark.full) for name in LABELS]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("task", LABELS)
 def test_the_notebooks_take_labels(tmp_path, parameters, task):
     """01 reads them, 02 trains a fold, 03 another and compares them, 06 submits."""
     rows = pd.read_csv(runtime.ROOT / "data" / "sample" / "train.csv", dtype=str, keep_default_na=False)
