@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.conftest import FAMILIES, save_encoder
 from tests.modeling.test_losses import SoftF1
 from utils.machine import precision, runtime
-from utils.training import averaging, loop, setup
+from utils.training import averaging, loop, optim, setup
 from utils.training.loop import train_epoch
 from utils.training.lowprecision import FORMATS
 from utils.training.madgrad import MADGRAD
@@ -42,7 +42,7 @@ class BlockingCopies(TorchDispatchMode):
 def on_meta(monkeypatch):
     """Makes a Training whose device is "meta", from ``prepare``'s arguments."""
     adamw, states = torch.optim.AdamW, runtime.random_states
-    monkeypatch.setattr(torch.optim, "AdamW", lambda *args, fused, **options: adamw(*args, **options))
+    monkeypatch.setitem(optim.TORCH, "adamw", lambda *args, fused, **options: adamw(*args, **options))
     monkeypatch.setattr(runtime, "random_states", lambda device: states(torch.device("cpu")))
     monkeypatch.setattr(setup, "place_model", lambda model, *_: model.to(META))
     monkeypatch.setattr(precision.Accelerator, "prepare_model", lambda accelerator, model, **_: model)
