@@ -32,9 +32,9 @@ def test_killed_while_the_results_are_written(whole, tiny, tiny_table, monkeypat
 
     monkeypatch.setattr(fold, "finish", stop)
     with pytest.raises(Stop):
-        fit_fold(tiny(run="late", **OPTIONS), tiny_table)
+        fit_fold(tiny(run="late", save_every=1, **OPTIONS), tiny_table)
     monkeypatch.setattr(fold, "finish", finish)
-    folder = fit_fold(tiny(run="late", **OPTIONS), tiny_table)
+    folder = fit_fold(tiny(run="late", save_every=1, **OPTIONS), tiny_table)
     assert "going on from step 24 of 24" in capsys.readouterr().out
     assert_same(whole, folder)
 
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_texts(poison, tiny, tiny_t
 
     monkeypatch.setattr(tokens, "make_loader", poisoned)
     with pytest.raises(InputError, match=r"the loss of step 5 is (nan|inf)") as caught:
-        fit_fold(tiny(run="poisoned", **OPTIONS), tiny_table)
+        fit_fold(tiny(run="poisoned", save_every=1, **OPTIONS), tiny_table)
     named = re.search(r"on the texts (.*); lower lr", str(caught.value))[1]
     assert named == ", ".join(ids_of_step_5)
     newest = checkpoint.latest(runtime.workspace() / "output" / "poisoned" / "fold-0" / "state")
