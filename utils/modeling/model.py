@@ -98,6 +98,8 @@ class TextModel(PreTrainedModel):
             extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names;
                 none reaches the encoder.
         """
+        if getattr(self.config.encoder, "type_vocab_size", 2) < 2:
+            inputs.pop("token_type_ids", None)  # of a tokenizer with segments, for an encoder without
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)

@@ -19,7 +19,8 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
 
     Args:
         folder: of weights, such as ``output/<run>/fold-<k>/averaged``.
-        rows: texts, or a table with the columns that the model was trained on; its targets are not needed.
+        rows: texts, pairs of texts where the model reads pairs, or a table with the columns that it was
+            trained on; its targets are not needed.
         text_column: the table's column of texts, where it has another name than in the training data.
 
     Returns:
@@ -34,7 +35,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
     if len(rows) == 0:
         raise InputError("predict got no texts; pass at least one.")
     if not isinstance(rows, pd.DataFrame):
-        rows = pd.DataFrame({config.text_column: list(rows)})
+        rows = _as_table(list(rows), config)
     rows = match_columns(rows, [config.id_column, *filter(None, [text_column])], "the table")
     if text_column:
         check_columns(rows, [text_column], "the table")
@@ -45,6 +46,18 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
     table = check_table(rows, config, targets=False)
     predictions = predict_examples(model, task, task.encode(table, tokenizer), tokenizer)
     return task.answers(table[config.id_column], predictions)
+
+
+def _as_table(rows: list, config: Config) -> pd.DataFrame:
+    """A table of texts, or of pairs of them. Raises InputError where the model reads the other."""
+    columns = config.text_columns
+    for row in rows:
+        if isinstance(row, tuple | list) != (len(columns) > 1) or (len(columns) > 1 and len(row) != 2):
+            takes = f"pairs ({', '.join(columns)})" if len(columns) > 1 else "single texts"
+            raise InputError(
+                f"this model reads {takes}, and {str(row)[:40]!r} is none; pass a list of these."
+            )
+    return pd.DataFrame(rows, columns=columns)
 
 
 def task_of(model_config: TextModelConfig) -> Task:

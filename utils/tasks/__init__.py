@@ -94,4 +94,4 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """
     task = make_task(config)
     strata = task.strata(table) if config.fold_by == "stratified" else None
-    return assign_folds(table, config, strata, task.repeats_texts)
+    return assign_folds(table, config, strata, task.repeats_texts, task.compared_texts(table))

@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
-from utils.data.folds import quantile_bins
-from utils.data.table import check_rows
+from utils.data.folds import groups_of, quantile_bins
+from utils.data.table import check_rows, join_texts
 from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
@@ -70,6 +70,18 @@ class Task:
         """What stratified folds spread evenly; by default, bins of the first target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
+    def compared_texts(self, table: pd.DataFrame) -> pd.Series:
+        """What makes a row a copy of another: by default its text, with the second one where there is one."""
+        return join_texts(table, self.config.text_columns)
+
+    def groups(self, table: pd.DataFrame) -> pd.Series:
+        """What belongs together: rows of one group, or each row alone if folds are not by group."""
+        return groups_of(table, self.config, self.repeats_texts, self.compared_texts(table))
+
+    def counted_texts(self, table: pd.DataFrame) -> list[str]:
+        """What baselines count of each row: by default its text, and the second one."""
+        return join_texts(table, self.config.text_columns).tolist()
+
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
         """Raise InputError where these rows cannot be learnt from, or not be scored."""
         targets = self.targets(held_out)
@@ -103,8 +115,10 @@ class Task:
         Args:
             max_length: None: the tokenizer's own, with which it was trained.
         """
-        texts = table[self.config.text_column].tolist()
-        tokens, lengths = tokenize(texts, tokenizer, max_length or tokenizer.model_max_length)
+        columns = [table[column].tolist() for column in self.config.text_columns]
+        pairs = columns[1] if len(columns) > 1 else None
+        longest, truncation = max_length or tokenizer.model_max_length, self.config.pair_truncation
+        tokens, lengths = tokenize(columns[0], tokenizer, longest, pairs, truncation)
         ids = table[self.config.id_column].tolist()
         return Examples(ids, tokens, np.cumsum(lengths), self.targets(table), np.arange(len(table)))
 
@@ -122,8 +136,9 @@ class Task:
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""
-        names = ("id_column", "text_column", "target_columns", "max_length", "eval_batch_size")
-        return {"task": self.name, "loss": self.loss_name, **{n: getattr(self.config, n) for n in names}}
+        config, names = self.config, ["id_column", "text_column", "target_columns", "max_length"]
+        names += ["eval_batch_size", *(["pair_column", "pair_truncation"] if config.pair_column else [])]
+        return {"task": self.name, "loss": self.loss_name, **{n: getattr(config, n) for n in names}}
 
     @property
     def loss_name(self) -> str:
