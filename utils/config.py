@@ -26,8 +26,10 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
-    task: str = "regression"  # binary | multiclass | multilabel | ordinal, or auto: as the targets are
+    data: str = (
+        "sample"  # sample | aspects | clear | commonlit | feedback, or a file: CSV, .xlsx, JSON, zipped too
+    )
+    task: str = "regression"  # binary | multiclass | multilabel | ordinal | aspects, or auto: by the targets
     id_column: str = "id"
     text_column: str = "excerpt"
     pair_column: str = ""  # a second text, read after the first: a question, a prompt, an aspect
@@ -47,6 +49,7 @@ class Config:
     max_length: int = number(256, least=8)  # tokens, special tokens included
     pair_truncation: str = choice("longest_first", "only_second")  # which of two texts is cut to max_length
     pooling: str = "cls_layers"
+    local_window: int = number(3)  # lcf poolings: how many tokens on either side of an aspect are near
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
     head_dropout: float = number(0.5, most=1)
     n_dropouts: int = number(5, least=1)  # samples of the head's dropout, averaged

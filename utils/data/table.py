@@ -9,6 +9,9 @@ import pandas as pd
 
 from utils.config import Config, InputError, nearest
 
+#: Where a table's attrs say how many lines of its file make a row, if these are several.
+LINES_PER_ROW = "lines_per_row"
+
 
 def clean_text(text: str) -> str:
     """``text`` with each run of white space as one space. Deleting newlines would glue words together."""
@@ -107,7 +110,9 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
         row = int(bad.to_numpy().argmax())
         value = str(table[column].iloc[row])[:40]
         more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-        raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{more}: {value!r}.")
+        size = table.attrs.get(LINES_PER_ROW, 0)
+        lines = f" (lines {size * row + 1} to {size * row + size})" if size else ""
+        raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{lines}{more}: {value!r}.")
 
 
 def fingerprint(table: pd.DataFrame, config: Config) -> str:

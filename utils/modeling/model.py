@@ -16,7 +16,7 @@ class TextModelConfig(PreTrainedConfig):
 
     Args:
         encoder: the encoder's config, as an object or a dict.
-        pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate.
+        pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate; pooling_options: its other settings.
         head: a HeadConfig, or the dict of one.
         task: which task the model was trained for and the columns that it reads, as the task describes
             itself.
@@ -26,7 +26,16 @@ class TextModelConfig(PreTrainedConfig):
     sub_configs = {"encoder": AutoConfig}  # noqa: RUF012 - the name and type are transformers'
     has_no_defaults_at_init = True
 
-    def __init__(self, encoder=None, pooling="cls_layers", layer_dropout=0.0, head=None, task=None, **kwargs):
+    def __init__(
+        self,
+        encoder=None,
+        pooling="cls_layers",
+        layer_dropout=0.0,
+        head=None,
+        task=None,
+        pooling_options=None,
+        **kwargs,
+    ):
         encoder = dict(encoder) if isinstance(encoder, dict) else encoder.to_dict()
         encoder.pop("_name_or_path", None)  # where it lay on the machine that trained it
         self.encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
@@ -34,6 +43,7 @@ class TextModelConfig(PreTrainedConfig):
         self.layer_dropout = layer_dropout
         self.head = asdict(head) if isinstance(head, HeadConfig) else dict(head or {"outputs": ["target"]})
         self.task = dict(task or {})
+        self.pooling_options = dict(pooling_options or {})
         super().__init__(**kwargs)
 
 
@@ -72,7 +82,8 @@ class TextModel(PreTrainedModel):
         width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
         # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of
         # gradients in this order, and another one would round the sum otherwise.
-        self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout)
+        options = config.pooling_options
+        self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout, **options)
         self.encoder = encoder
         self.head = Head(width, HeadConfig(**config.head))
         self.post_init()

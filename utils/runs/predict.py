@@ -35,7 +35,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
     if len(rows) == 0:
         raise InputError("predict got no texts; pass at least one.")
     if not isinstance(rows, pd.DataFrame):
-        rows = _as_table(list(rows), config)
+        rows = task.table_of(list(rows))
     rows = match_columns(rows, [config.id_column, *filter(None, [text_column])], "the table")
     if text_column:
         check_columns(rows, [text_column], "the table")
@@ -43,21 +43,12 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
         rows = rows[others].rename(columns={text_column: config.text_column})
     if config.id_column not in rows.columns:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
-    table = check_table(rows, config, targets=False)
+    table = check_table(task.prepare(rows, "the table"), config, targets=False)
     predictions = predict_examples(model, task, task.encode(table, tokenizer), tokenizer)
-    return task.answers(table[config.id_column], predictions)
-
-
-def _as_table(rows: list, config: Config) -> pd.DataFrame:
-    """A table of texts, or of pairs of them. Raises InputError where the model reads the other."""
-    columns = config.text_columns
-    for row in rows:
-        if isinstance(row, tuple | list) != (len(columns) > 1) or (len(columns) > 1 and len(row) != 2):
-            takes = f"pairs ({', '.join(columns)})" if len(columns) > 1 else "single texts"
-            raise InputError(
-                f"this model reads {takes}, and {str(row)[:40]!r} is none; pass a list of these."
-            )
-    return pd.DataFrame(rows, columns=columns)
+    answers = task.answers(table[config.id_column], predictions)
+    for place, column in enumerate(task.shown_columns, start=1):
+        answers.insert(place, column, table[column])
+    return answers
 
 
 def task_of(model_config: TextModelConfig) -> Task:

@@ -13,19 +13,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
-from utils.data.folds import groups_of, quantile_bins
-from utils.data.table import check_rows, join_texts
+from utils.data.folds import quantile_bins
+from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
+from utils.tasks.texts import Texts
 
 #: Every task by its name.
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task:
+class Task(Texts):
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
     Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
@@ -38,9 +39,8 @@ class Task:
     #: What Config.loss chooses from; empty: the task has its own.
     loss_family: ClassVar[tuple[type[Loss], ...]] = ()
     default_loss: ClassVar[str] = ""
-    #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
-    #: nothing.
-    repeats_texts: ClassVar[bool] = False
+    #: Token-aligned extras that ``encode`` gives with the examples, for poolings that take them.
+    extras: ClassVar[tuple[str, ...]] = ()
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
@@ -69,18 +69,6 @@ class Task:
     def strata(self, table: pd.DataFrame) -> pd.Series:
         """What stratified folds spread evenly; by default, bins of the first target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
-
-    def compared_texts(self, table: pd.DataFrame) -> pd.Series:
-        """What makes a row a copy of another: by default its text, with the second one where there is one."""
-        return join_texts(table, self.config.text_columns)
-
-    def groups(self, table: pd.DataFrame) -> pd.Series:
-        """What belongs together: rows of one group, or each row alone if folds are not by group."""
-        return groups_of(table, self.config, self.repeats_texts, self.compared_texts(table))
-
-    def counted_texts(self, table: pd.DataFrame) -> list[str]:
-        """What baselines count of each row: by default its text, and the second one."""
-        return join_texts(table, self.config.text_columns).tolist()
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
         """Raise InputError where these rows cannot be learnt from, or not be scored."""
