@@ -28,7 +28,8 @@ def polarity_colours(labels: Iterable[str]) -> dict[str, str]:
 
 def predicted_aspects(run: Run, weights: str = "averaged") -> pd.DataFrame:
     """The held-out aspects: id, text, aspect, start, true polarity, the predicted one and its probability."""
-    task, config, values = run.task, run.config, run.values(weights)
+    config, values = run.config, run.values(weights)
+    task: Aspects = run.task  # type: ignore[assignment] # the run is one of aspects
     rows = run.table.set_index(config.id_column).loc[run.predictions["id"]]
     (labels,), chosen = task.labels, task.predicted(values)[:, 0]
     return pd.DataFrame(
@@ -108,10 +109,10 @@ def slices_table(runs: dict[str, Run], weights: str = "averaged") -> pd.DataFram
     records = []
     for name, run in runs.items():
         mixed = is_mixed(run)
-        for part, rows in {"all": slice(None), "mixed sentences": mixed}.items():
+        for part, rows in {"all": np.ones_like(mixed), "mixed sentences": mixed}.items():
             scores = run.task.scores(run.targets[rows], run.values(weights)[rows])
             numbers = {"accuracy": scores["accuracy"], "macro F1": scores["macro_f1"]}
-            records.append({"run": name, "aspects": part, "rows": len(run.targets[rows]), **numbers})
+            records.append({"run": name, "aspects": part, "rows": rows.sum(), **numbers})
     return pd.DataFrame(records).round(4)
 
 
@@ -142,6 +143,6 @@ def leak_in_words(honest: Run, leaking: Run, weights: str = "averaged") -> str:
     held_out = [text in shared[fold] for fold in leaking.folders for text in sentences[fold]]
     return (
         f"Random folds put {np.mean(held_out):.0%} of the held-out sentences into training as well, with "
-        f"another aspect. They claim {metric.label} {scores[1]:.3f}; folds by sentence find {scores[0]:.3f}, a "
-        f"difference of {metric.gain(scores[1], scores[0]):+.3f}."
+        f"another aspect. They claim {metric.label} {scores[1]:.3f}; folds by sentence find {scores[0]:.3f}, "
+        f"a difference of {metric.gain(scores[1], scores[0]):+.3f}."
     )

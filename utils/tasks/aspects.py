@@ -63,9 +63,14 @@ class Aspects(Multiclass):
 
     def table_of(self, rows: list) -> pd.DataFrame:
         """Pairs of sentence and aspect, or sentences that mark their aspects as [B-ASP]food[E-ASP]."""
-        if all(isinstance(row, str) for row in rows):
-            return pd.DataFrame({self.config.text_column: rows})
-        return super().table_of(rows)
+        if not all(isinstance(row, str) for row in rows):
+            return super().table_of(rows)
+        if unmarked := [row for row in rows if "[B-ASP]" not in row]:
+            raise InputError(
+                f"{unmarked[0][:40]!r} marks no aspect; write [B-ASP] before it and [E-ASP] behind it, or pass "
+                "pairs of sentence and aspect."
+            )
+        return pd.DataFrame({self.config.text_column: rows})
 
     def compared_texts(self, table: pd.DataFrame) -> pd.Series:
         """The sentence alone: its other aspects must not be trained on."""
