@@ -67,8 +67,8 @@ class Aspects(Multiclass):
             return super().table_of(rows)
         if unmarked := [row for row in rows if "[B-ASP]" not in row]:
             raise InputError(
-                f"{unmarked[0][:40]!r} marks no aspect; write [B-ASP] before it and [E-ASP] behind it, or pass "
-                "pairs of sentence and aspect."
+                f"{unmarked[0][:40]!r} marks no aspect; write [B-ASP] before it and [E-ASP] behind it, or "
+                "pass pairs of sentence and aspect."
             )
         return pd.DataFrame({self.config.text_column: rows})
 
