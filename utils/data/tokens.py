@@ -174,11 +174,11 @@ def _collate(examples: Examples, pad: DataCollatorWithPadding, numbers: list[int
     inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
     targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
     mask = inputs["attention_mask"].bool()
-    extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
+    extras = {name: align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
     return Batch(dict(inputs), targets, extras)
 
 
-def _align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
+def align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
     """Values of each example's tokens as (batch, tokens), on whichever side the tokenizer pads."""
     flat = torch.as_tensor(np.concatenate(values))
     return torch.zeros(mask.shape, dtype=flat.dtype).masked_scatter_(mask, flat)

@@ -11,7 +11,7 @@ from transformers import BatchEncoding
 
 from utils.config import InputError
 from utils.data.table import clean_text
-from utils.data.tokens import evaluation_batches
+from utils.data.tokens import align, evaluation_batches
 from utils.lit.lookup import lookup_replaced
 from utils.lit.readable import readable_tokens, readable_vocabulary
 from utils.lit.rollout import attention_rollout, attention_weights
@@ -22,6 +22,9 @@ from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
+#: What a model reads: a text, or two where its task reads pairs. Tokens, and what is said of them, are the
+#: first one's.
+Read = str | tuple[str, str]
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Encoded(NamedTuple):
     inputs: dict[str, torch.Tensor]  # padded, on the model's device, each (batch, tokens)
     positions: list[np.ndarray]  # of each text's tokens in its row of the inputs, without the special ones
     spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
+    extras: dict[str, torch.Tensor]  # what the pooling takes besides, each (batch, tokens)
 
 
 class Gradients(NamedTuple):
@@ -90,17 +94,17 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def scores(self, texts: list[str]) -> np.ndarray:
+    def scores(self, texts: list[Read]) -> np.ndarray:
         """The scores alone, (texts, outputs), computed in batches of similar length."""
         scores = np.empty((len(texts), len(self.task.outputs)))
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
-            inputs = self.encode([texts[number] for number in numbers]).inputs
+            encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
-                scores[numbers] = self._scores(self.model(**inputs).logits)
+                scores[numbers] = self._scores(self.model(**encoded.inputs, extras=encoded.extras).logits)
         return scores
 
-    def read(self, texts: list[str], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+    def read(self, texts: list[Read], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
         """Everything about some texts, in one batch.
 
         Args:
@@ -124,23 +128,31 @@ class Explainer:
         return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
 
     @torch.no_grad()
-    def attentions(self, text: str) -> tuple[list[str], np.ndarray | None]:
+    def attentions(self, text: Read) -> tuple[list[str], np.ndarray | None]:
         """The tokens of a text, and attention, (layers, heads, from, to), where there is any."""
-        inputs = self.encode([text]).inputs
+        inputs, *_, extras = self.encode([text])
         with self._lock:
-            output = self.model(**inputs, output_attentions=True)
+            output = self.model(**inputs, extras=extras, output_attentions=True)
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
         weights = attention_weights(output, inputs["attention_mask"])
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: list[Read]) -> Encoded:
         encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
+        firsts = [text if isinstance(text, str) else text[0] for text in texts]
+        are_pairs = not any(isinstance(text, str) for text in texts)  # of a text alone, spans may be wanted
+        wanted = self.model.pooling.extras and are_pairs
+        extras = self.task.token_extras(encoded, texts) if wanted else {}
+        seconds = [[part == 1 for part in encoded.sequence_ids(row)] for row in range(len(texts))]
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
-        positions = [np.flatnonzero(np.array(row) == 0) for row in special]
+        positions = [
+            np.flatnonzero((np.array(row) == 0) & ~np.array(second, dtype=bool))
+            for row, second in zip(special, seconds, strict=True)
+        ]
         # The space before a word, which some tokenizers count as part of it, is left out.
         spans = [
             [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
-            for text, row, numbers in zip(map(clean_text, texts), offsets, positions, strict=True)
+            for text, row, numbers in zip(map(clean_text, firsts), offsets, positions, strict=True)
         ]
         padded = self.tokenizer.pad(encoded, return_tensors="pt")
         if self.tokenizer.padding_side == "left":
@@ -148,12 +160,16 @@ class Explainer:
             positions = [
                 numbers + longest - len(row) for numbers, row in zip(positions, special, strict=True)
             ]
-        return Encoded(dict(padded.to(self.model.device)), positions, spans)
+        mask = padded["attention_mask"].bool()
+        aligned = {name: align(values, mask).to(self.model.device) for name, values in extras.items()}
+        return Encoded(dict(padded.to(self.model.device)), positions, spans, aligned)
 
-    def tokenize(self, texts: list[str], **options) -> BatchEncoding:
+    def tokenize(self, texts: list[Read], **options) -> BatchEncoding:
         """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
-        cleaned = [clean_text(text) for text in texts]
-        return self.tokenizer(cleaned, truncation=True, max_length=self.config.max_length, **options)
+        pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
+        columns = [[clean_text(text) for text in column] for column in zip(*pairs, strict=True)] or [[]]
+        options |= {"truncation": self.config.pair_truncation, "max_length": self.config.max_length}
+        return self.tokenizer(*columns, **options)
 
     # --- the steps of ``read`` ---------------------------------------------------------------------------
 
@@ -172,7 +188,7 @@ class Explainer:
         options = {"output_attentions": True} if attentions else {}
         table = self.model.encoder.get_input_embeddings()
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
-            return self.model(**encoded.inputs, **options)
+            return self.model(**encoded.inputs, extras=encoded.extras, **options)
 
     def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
         score = self.task.explained(output["logits"], self.output).sum()
@@ -192,7 +208,7 @@ class Explainer:
         mask = encoded.inputs["attention_mask"]
         attentions = attention_weights(output, mask)
         if attentions is not None:
-            weights = self.model.pooling.weights(output.hidden_states, mask)
+            weights = self.model.pooling.weights(output.hidden_states, mask, **encoded.extras)
             arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
         return arrays
 

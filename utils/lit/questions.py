@@ -10,6 +10,7 @@ from utils.lit.readable import words_of
 from utils.lit.run import dataset_name, model_name, output_number, split_weights
 from utils.lit.server import Lit
 from utils.lit.spec import make_view
+from utils.lit.wrappers import read_by
 from utils.runs import artifacts
 from utils.runs.run import Run
 
@@ -86,9 +87,9 @@ class HeldOut:
         method, records = "Integrated Gradients", []
         answers = self.lit.salience(method, self.model, self.dataset, rows, Normalize=False)
         for row, (tokens, values) in zip(rows, answers, strict=True):
-            masked = self.explainer.read([self.text(row)], [np.zeros((len(tokens), 1))])[0].scores[
-                self.output
-            ]
+            masked = self.explainer.read(
+                [read_by(self.run.config, row["data"])], [np.zeros((len(tokens), 1))]
+            )[0].scores[self.output]
             records.append((self.score_of(row), masked, self.score_of(row) - masked, values.sum()))
         columns = ["score", "score of the baseline", "difference", "sum of the words' values"]
         return pd.DataFrame(
@@ -107,7 +108,8 @@ class HeldOut:
         fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.score}
         (edited,) = self.lit.generate(generator, self.model, self.dataset, [row], **fields | settings)
         texts = [self.text(new) for new in edited[:most]]
-        scores = self.explainer.scores(texts)[:, self.output]
+        reads = [read_by(self.run.config, new["data"]) for new in edited[:most]]
+        scores = self.explainer.scores(reads)[:, self.output]
         return [
             {"by": generator, "text": text, "score before": self.score_of(row), "score after": score}
             for text, score in zip(texts, scores, strict=True)

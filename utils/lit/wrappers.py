@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from lit_nlp.api import dataset, dtypes, model, types
 
-from utils.lit.explain import Explainer, Reading
+from utils.config import Config
+from utils.lit.explain import Explainer, Read, Reading
 from utils.lit.spec import RESERVED, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
@@ -20,7 +21,8 @@ class TextDataset(dataset.Dataset):
     def __init__(self, table: pd.DataFrame, view: View, description: str = ""):
         config = view.task.config
         table = table.loc[:, ~table.columns.duplicated()]
-        fields = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
+        fields = {column: types.TextSegment() for column in config.text_columns}
+        fields |= {config.id_column: types.StringLitType()}
         columns = [table[list(fields)].astype(str), view.dataset_values(table)]
         fields |= view.dataset_fields()
         errors = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
@@ -43,6 +45,12 @@ def _is_category(column: pd.Series, used: set[str]) -> bool:
     return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
 
 
+def read_by(config: Config, example: types.JsonDict) -> Read:
+    """What a model of these settings reads of an example: its text, or the pair of its texts."""
+    text = example[config.text_column]
+    return (text, example[config.pair_column]) if config.pair_column else text
+
+
 class FoldModel(model.BatchedModel):
     """A trained fold: text in; scores, tokens, embeddings, gradients and attention out."""
 
@@ -50,7 +58,8 @@ class FoldModel(model.BatchedModel):
         self.explainer, self.view = explainer, view
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
-        self._has_attention = explainer.attentions("a text")[1] is not None
+        text: Read = ("a text", "text") if view.task.config.pair_column else "a text"
+        self._has_attention = explainer.attentions(text)[1] is not None
         self._description = description
 
     def description(self) -> str:
@@ -62,9 +71,9 @@ class FoldModel(model.BatchedModel):
         return max(1, tokens // self.explainer.config.max_length)
 
     def input_spec(self) -> types.Spec:
-        """The model reads the text alone. The rest is optional: LIT's components ask for it."""
+        """The model reads the texts alone. The rest is optional: LIT's components ask for it."""
         return {
-            self._text: types.TextSegment(),
+            **{column: types.TextSegment() for column in self.view.task.config.text_columns},
             "tokens": types.Tokens(parent=self._text, required=False),
             "token_embeddings": types.TokenEmbeddings(align="tokens", required=False),
         } | self.view.inputs()
@@ -87,7 +96,7 @@ class FoldModel(model.BatchedModel):
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
         embeddings = [example.get("token_embeddings") for example in inputs]
-        readings = self.explainer.read([example[self._text] for example in inputs], embeddings)
+        readings = self.explainer.read([read_by(self.view.task.config, row) for row in inputs], embeddings)
         return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
 
     def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
@@ -123,7 +132,7 @@ class FoldModel(model.BatchedModel):
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """The outputs that follow from the scores, without gradients and attention: fast."""
         inputs = list(inputs)
-        scores = self.explainer.scores([example[self._text] for example in inputs])
+        scores = self.explainer.scores([read_by(self.view.task.config, example) for example in inputs])
         return [
             self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
         ]

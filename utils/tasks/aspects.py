@@ -1,14 +1,15 @@
 """Aspects: of a sentence, what it says about one thing that it names."""
 
 import re
+from itertools import islice
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
 from utils.data.aspects import locate, split_marked
-from utils.data.table import check_columns, match_columns
+from utils.data.table import check_columns, clean_text, match_columns
 from utils.data.tokens import Examples, encode_in_slices
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.labels import Multiclass
@@ -119,12 +120,24 @@ class Aspects(Multiclass):
         longest, places, distances = max_length or tokenizer.model_max_length, self._places(table), []
         cut = self.config.pair_truncation
         for encoded in encode_in_slices(texts, tokenizer, longest, pairs, cut, return_offsets_mapping=True):
-            for number, spans in enumerate(encoded["offset_mapping"]):
-                _, aspect, start = next(places)
-                in_sentence = np.array([part == 0 for part in encoded.sequence_ids(number)], dtype=bool)
-                spans = np.array(spans).reshape(-1, 2)
-                distances.append(token_distances(spans, in_sentence, start, start + len(aspect)))
-        return np.concatenate(distances).astype(np.int32)
+            distances += distances_of(encoded, [(start, aspect) for _, aspect, start in islice(places, 1000)])
+        return np.concatenate(distances)
+
+    def token_extras(self, encoded: BatchEncoding, pairs: list[tuple[str, str]]) -> dict[str, list]:
+        """Distances in texts whose places nobody has told, such as edited ones: the first place counts."""
+        places = [(clean_text(text).find(clean_text(aspect)), clean_text(aspect)) for text, aspect in pairs]
+        return {"distance": distances_of(encoded, places)}
+
+
+def distances_of(encoded: BatchEncoding, places: list[tuple[int, str]]) -> list[np.ndarray]:
+    """``token_distances`` of each encoded pair, int32, from where its aspect starts, and the aspect."""
+    distances = []
+    for number, (start, aspect) in enumerate(places):
+        in_sentence = np.array([part == 0 for part in encoded.sequence_ids(number)], dtype=bool)
+        spans = np.array(encoded["offset_mapping"][number]).reshape(-1, 2)
+        end = start + len(aspect) if start >= 0 else start
+        distances.append(token_distances(spans, in_sentence, start, end).astype(np.int32))
+    return distances
 
 
 def token_distances(spans: np.ndarray, in_sentence: np.ndarray, start: int, end: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
+import numpy as np
 import pandas as pd
+from transformers import BatchEncoding
 
 from utils.config import Config, InputError
 from utils.data.folds import groups_of
@@ -36,6 +38,10 @@ class Texts:
                     f"this model reads {reads}, and {str(row)[:40]!r} is none; pass a list of these."
                 )
         return pd.DataFrame(rows, columns=columns)
+
+    def token_extras(self, encoded: BatchEncoding, pairs: list) -> dict[str, list[np.ndarray]]:
+        """Token-aligned extras of texts that come from no table, each a list of arrays, (tokens,)."""
+        return {}
 
     def compared_texts(self, table: pd.DataFrame) -> pd.Series:
         """What makes a row a copy of another: by default its text, with the second one where there is one."""
