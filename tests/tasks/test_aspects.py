@@ -174,6 +174,12 @@ def test_reports_of_a_run_show_the_aspects(trained):
     assert len(report.plot_window(run.task, table[:1], tokenizer, 3).axes) == 2
 
 
+def test_a_table_may_have_its_own_names():
+    config = Config.make("aspects", text_column="satz", pair_column="ding", target_columns="ton")
+    table = pd.DataFrame({"satz": ["fine food"], "ding": ["food"], "start": [5], "ton": ["positive"]})
+    assert ">food</mark><sub>positive</sub>" in report.show_aspects(table, config).data
+
+
 def test_overlapping_aspects_are_all_shown_and_what_is_wrong_is_framed():
     rows = pd.DataFrame(
         [("bar staff", 4, "positive", "positive"), ("bar", 4, "negative", "neutral"), ("end", 18, "x", "x")],

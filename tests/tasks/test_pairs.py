@@ -137,7 +137,9 @@ def test_a_copy_of_a_pair_has_both_texts(config):
 def test_other_second_texts_are_other_data(pairs, config):
     table = check_table(pairs, config).assign(fold=0, target=0.0)
     changed = table.assign(question=table["question"].str.upper())
-    assert fingerprint(table, config) != fingerprint(changed, config)
+    moved = table.assign(start=1)
+    hashes = {fingerprint(rows, config) for rows in (table, changed, moved, moved.assign(start=2))}
+    assert len(hashes) == 4, "the place of an aspect counts too"
 
 
 # --- from training to prediction ----------------------------------------------------------------------------

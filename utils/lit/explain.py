@@ -22,8 +22,7 @@ from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
-#: What a model reads: a text, or two where its task reads pairs. Tokens, and what is said of them, are the
-#: first one's.
+#: What a model reads: a text, or two where its task reads pairs. Tokens and their values are the first's.
 Read = str | tuple[str, str]
 
 
@@ -140,9 +139,8 @@ class Explainer:
     def encode(self, texts: list[Read]) -> Encoded:
         encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
         firsts = [text if isinstance(text, str) else text[0] for text in texts]
-        are_pairs = not any(isinstance(text, str) for text in texts)  # of a text alone, spans may be wanted
-        wanted = self.model.pooling.extras and are_pairs
-        extras = self.task.token_extras(encoded, texts) if wanted else {}
+        are_pairs = not any(isinstance(text, str) for text in texts)  # of one alone, spans may be wanted
+        extras = self.task.token_extras(encoded, texts) if are_pairs and self.model.pooling.extras else {}
         seconds = [[part == 1 for part in encoded.sequence_ids(row)] for row in range(len(texts))]
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
         positions = [

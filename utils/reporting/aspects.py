@@ -9,6 +9,7 @@ import torch
 from IPython.display import HTML
 from transformers import PreTrainedTokenizerBase
 
+from utils.config import Config
 from utils.modeling.local_context import mask_context, weigh_context
 from utils.reporting.style import BLUE, GREEN, GREY, ORANGE, PURPLE
 from utils.reporting.words import plot_words
@@ -45,13 +46,17 @@ def predicted_aspects(run: Run, weights: str = "averaged") -> pd.DataFrame:
     )
 
 
-def show_aspects(rows: pd.DataFrame) -> HTML:
+def show_aspects(rows: pd.DataFrame, config: Config | None = None) -> HTML:
     """Each sentence once, its aspects coloured by polarity; one that is wrong has a dashed frame.
 
     Args:
-        rows: of aspects, with columns text, aspect, start and polarity, as ``predict`` gives them under the
-            preset's names; and probability and true, if there are any.
+        rows: of aspects, with columns text, aspect, start and polarity, such as a table or ``predict``'s
+            answers; and probability and true, if there are any.
+        config: of the table, where its columns have other names.
     """
+    if config is not None:
+        own = (*config.text_columns, config.target_columns[0])
+        rows = rows.rename(columns=dict(zip(own, ("text", "aspect", "polarity"), strict=True)))
     colours = polarity_colours(sorted(map(str, {*rows["polarity"], *rows.get("true", [])})))
     legend = " ".join(_mark(label, colour) for label, colour in colours.items())
     lines = [
