@@ -294,7 +294,7 @@ def test_the_tour_of_aspects_trains_what_it_compares(tmp_path, parameters):
     assert outputs.count("image/png") == 2
     assert len(list((tmp_path / "output").glob("aspects-*/fold-0/result.json"))) == 4
     assert "13 of 18 lie in several folds, and scores flatter" in outputs
-    assert re.search(r"Random folds put \d+% of the held-out sentences into training as well", outputs)
+    assert re.search(r"Random folds train on the sentences of \d+% of the held-out aspects", outputs)
 
 
 # --- what is committed --------------------------------------------------------------------------------------

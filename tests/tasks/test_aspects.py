@@ -1,5 +1,7 @@
 """Aspects through the whole suite."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -172,6 +174,14 @@ def test_reports_of_a_run_show_the_aspects(trained):
     assert "[" in worst_predictions(run.table, run.predictions, run.task, n=1).data
     tokenizer = artifacts.load_model(run.folders[0] / "last")[1]
     assert len(report.plot_window(run.task, table[:1], tokenizer, 3).axes) == 2
+
+
+def test_what_random_folds_share_is_counted_by_aspects(trained):
+    run = open_run(trained[1])
+    assert "the sentences of 0% of the held-out aspects" in report.leak_in_words(run, run)
+    first = run.table.duplicated("text", keep=False) & ~run.table.duplicated("text")
+    leaking = replace(run, table=run.table.assign(fold=np.where(first, 0, 1)))
+    assert "the sentences of 100% of the held-out aspects" in report.leak_in_words(run, leaking)
 
 
 def test_a_table_may_have_its_own_names():

@@ -140,14 +140,10 @@ def leak_in_words(honest: Run, leaking: Run, weights: str = "averaged") -> str:
     """What folds that part a sentence's aspects claim, beside folds that do not, in a sentence."""
     metric = honest.task.metric
     scores = [run.task.score(run.targets, run.values(weights)) for run in (honest, leaking)]
-    sentences = leaking.table.groupby("fold")[leaking.config.text_column].unique()
-    shared = {
-        fold: set(leaking.table.loc[leaking.table["fold"] != fold, leaking.config.text_column])
-        for fold in leaking.folders
-    }
-    held_out = [text in shared[fold] for fold in leaking.folders for text in sentences[fold]]
+    texts, folds = leaking.table[leaking.config.text_column], leaking.table["fold"]
+    shared = [texts[folds == fold].isin(texts[folds != fold]) for fold in leaking.folders]
     return (
-        f"Random folds put {np.mean(held_out):.0%} of the held-out sentences into training as well, with "
+        f"Random folds train on the sentences of {pd.concat(shared).mean():.0%} of the held-out aspects, with "
         f"another aspect. They claim {metric.label} {scores[1]:.3f}; folds by sentence find {scores[0]:.3f}, "
         f"a difference of {metric.gain(scores[1], scores[0]):+.3f}."
     )
