@@ -143,7 +143,7 @@ def leak_in_words(honest: Run, leaking: Run, weights: str = "averaged") -> str:
     texts, folds = leaking.table[leaking.config.text_column], leaking.table["fold"]
     shared = [texts[folds == fold].isin(texts[folds != fold]) for fold in leaking.folders]
     return (
-        f"Random folds train on the sentences of {pd.concat(shared).mean():.0%} of the held-out aspects, with "
-        f"another aspect. They claim {metric.label} {scores[1]:.3f}; folds by sentence find {scores[0]:.3f}, "
-        f"a difference of {metric.gain(scores[1], scores[0]):+.3f}."
+        f"Random folds train on the sentences of {pd.concat(shared).mean():.0%} of the held-out aspects, "
+        f"with another aspect. They claim {metric.label} {scores[1]:.3f}; folds by sentence find "
+        f"{scores[0]:.3f}, a difference of {metric.gain(scores[1], scores[0]):+.3f}."
     )
