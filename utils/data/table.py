@@ -7,7 +7,7 @@ import warnings
 
 import pandas as pd
 
-from utils.config import Config, InputError, nearest
+from utils.config import GROUPED, Config, InputError, nearest
 
 #: Where a table's attrs say how many lines of its file make a row, if these are several.
 LINES_PER_ROW = "lines_per_row"
@@ -32,7 +32,7 @@ def check_table(
     non-string text, a missing or duplicated id, or a table without rows.
     """
     columns = [config.id_column, *config.text_columns, *(config.target_columns if targets else ())]
-    if config.fold_by == "group" and targets:
+    if config.fold_by in GROUPED and targets:
         columns.append(config.group_column)
     table = match_columns(table, columns, where)
     check_columns(table, columns, where)

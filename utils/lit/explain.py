@@ -1,17 +1,18 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
+import functools
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import BatchEncoding
 
 from utils.config import InputError
-from utils.data.table import clean_text
-from utils.data.tokens import align, evaluation_batches
+from utils.data.tokens import evaluation_batches
+from utils.lit.encoding import Encoded, Encoder, Read
 from utils.lit.lookup import lookup_replaced
 from utils.lit.readable import readable_tokens, readable_vocabulary
 from utils.lit.rollout import attention_rollout, attention_weights
@@ -22,8 +23,8 @@ from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
-#: What a model reads: a text, or two where its task reads pairs. Tokens and their values are the first's.
-Read = str | tuple[str, str]
+#: What is explained: a number per text, (batch,), of the head's outputs, (batch, outputs).
+Explained = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -32,6 +33,7 @@ class Reading:
 
     tokens: list[str]  # readable; a piece that continues a word begins with ##
     spans: list[tuple[int, int]]  # where each token starts and stops in the cleaned text
+    logits: np.ndarray  # of the head, float64
     scores: np.ndarray  # (outputs,), float64
     embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, minus the mask's
     gradients: np.ndarray  # (tokens, width): of the explained score, with respect to the embeddings
@@ -43,24 +45,15 @@ class Reading:
     attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout, where there is any
 
 
-class Encoded(NamedTuple):
-    """Texts as the model takes them."""
-
-    inputs: dict[str, torch.Tensor]  # padded, on the model's device, each (batch, tokens)
-    positions: list[np.ndarray]  # of each text's tokens in its row of the inputs, without the special ones
-    spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
-    extras: dict[str, torch.Tensor]  # what the pooling takes besides, each (batch, tokens)
-
-
 class Gradients(NamedTuple):
     """Of each text's explained score."""
 
-    vectors: torch.Tensor  # of the tokens' embeddings, (batch, tokens, width)
-    pooled: torch.Tensor  # (batch, width)
-    layers: list[torch.Tensor]  # summed over the tokens, (batch, width) per chosen layer
+    vectors: np.ndarray  # of the tokens' embeddings, (batch, tokens, width)
+    pooled: np.ndarray  # (batch, width)
+    layers: list[np.ndarray]  # summed over the tokens, (batch, width) per chosen layer
 
 
-class Explainer:
+class Explainer(Encoder):
     """A trained model that can be looked into. Its attention is the plain kind, since no other gives weights.
 
     Args:
@@ -73,9 +66,10 @@ class Explainer:
     """
 
     def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
-        model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
-        self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
-        self.task, self.config, self.output = task, task.config, output
+        model, tokenizer = artifacts.load_model(folder, attn_implementation="eager")
+        model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
+        super().__init__(model, tokenizer, task)
+        self.explained = functools.partial(task.explained, output=output)
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
@@ -93,38 +87,50 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def scores(self, texts: list[Read]) -> np.ndarray:
-        """The scores alone, (texts, outputs), computed in batches of similar length."""
-        scores = np.empty((len(texts), len(self.task.outputs)))
+    def logits(self, texts: list[Read]) -> np.ndarray:
+        """What the head gives, (texts, its outputs), float64, computed in batches of similar length."""
+        logits = np.empty((len(texts), len(self.model.head.config.outputs)))
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
             encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
-                scores[numbers] = self._scores(self.model(**encoded.inputs, extras=encoded.extras).logits)
-        return scores
+                output = self.model(**encoded.inputs, extras=encoded.extras)
+            logits[numbers] = output.logits.cpu().double().numpy()
+        return logits
 
-    def read(self, texts: list[Read], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+    def scores(self, texts: list[Read]) -> np.ndarray:
+        """The scores alone, (texts, outputs)."""
+        return self._scores(torch.from_numpy(self.logits(texts)))
+
+    def read(
+        self,
+        texts: list[Read],
+        embeddings: list[np.ndarray | None] | None = None,
+        explained: Sequence[Explained] = (),
+    ) -> list[Reading]:
         """Everything about some texts, in one batch.
 
         Args:
             embeddings: per text, None or what replaces its tokens' embeddings, (tokens, width), as in a
                 Reading; all zeros is the text with every token masked. Attention is then left out.
+            explained: per text, what the gradients are of; empty: of the score with the number ``output``.
         """
         encoded = self.encode(texts)
         replaced = any(values is not None for values in embeddings or [])
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            gradients = self._gradients(output, vectors)
-        per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
+            gradients = self._gradients(output, vectors, explained or [self.explained] * len(texts))
+        per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
         per_text = {
-            "scores": self._scores(output["logits"]),
+            "logits": output["logits"].detach().cpu().double().numpy(),
+            "scores": self._scores(output["logits"].detach().cpu()),
             "pooled": _array(output["pooled"]),
-            "pooled_gradient": _array(gradients.pooled),
+            "pooled_gradient": gradients.pooled,
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
-        layers = self._layers(encoded, output)
-        return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
+        per_layer = {"layers": self._layers(encoded, output), "layer_gradients": gradients.layers}
+        return self._readings(encoded, per_token, per_text, per_layer)
 
     @torch.no_grad()
     def attentions(self, text: Read) -> tuple[list[str], np.ndarray | None]:
@@ -135,39 +141,6 @@ class Explainer:
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
         weights = attention_weights(output, inputs["attention_mask"])
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
-
-    def encode(self, texts: list[Read]) -> Encoded:
-        encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
-        firsts = [text if isinstance(text, str) else text[0] for text in texts]
-        are_pairs = not any(isinstance(text, str) for text in texts)  # of one alone, spans may be wanted
-        extras = self.task.token_extras(encoded, texts) if are_pairs and self.model.pooling.extras else {}
-        seconds = [[part == 1 for part in encoded.sequence_ids(row)] for row in range(len(texts))]
-        special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
-        positions = [
-            np.flatnonzero((np.array(row) == 0) & ~np.array(second, dtype=bool))
-            for row, second in zip(special, seconds, strict=True)
-        ]
-        # The space before a word, which some tokenizers count as part of it, is left out.
-        spans = [
-            [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
-            for text, row, numbers in zip(map(clean_text, firsts), offsets, positions, strict=True)
-        ]
-        padded = self.tokenizer.pad(encoded, return_tensors="pt")
-        if self.tokenizer.padding_side == "left":
-            longest = padded["input_ids"].shape[1]
-            positions = [
-                numbers + longest - len(row) for numbers, row in zip(positions, special, strict=True)
-            ]
-        mask = padded["attention_mask"].bool()
-        aligned = {name: align(values, mask).to(self.model.device) for name, values in extras.items()}
-        return Encoded(dict(padded.to(self.model.device)), positions, spans, aligned)
-
-    def tokenize(self, texts: list[Read], **options) -> BatchEncoding:
-        """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
-        pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
-        columns = [[clean_text(text) for text in column] for column in zip(*pairs, strict=True)] or [[]]
-        options |= {"truncation": self.config.pair_truncation, "max_length": self.config.max_length}
-        return self.tokenizer(*columns, **options)
 
     # --- the steps of ``read`` ---------------------------------------------------------------------------
 
@@ -188,8 +161,9 @@ class Explainer:
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
             return self.model(**encoded.inputs, extras=encoded.extras, **options)
 
-    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
-        score = self.task.explained(output["logits"], self.output).sum()
+    def _gradients(self, output, vectors: torch.Tensor, explained: Sequence[Explained]) -> Gradients:
+        logits = output["logits"].cpu().double()  # a float32 near 1 cannot tell probabilities apart
+        score = torch.cat([score(logits[row : row + 1]) for row, score in enumerate(explained)]).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
         of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
@@ -197,7 +171,7 @@ class Explainer:
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)
         ]
-        return Gradients(of_vectors, of_pooled, of_layers)
+        return Gradients(_array(of_vectors), _array(of_pooled), list(map(_array, of_layers)))
 
     @torch.no_grad()
     def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
@@ -206,7 +180,7 @@ class Explainer:
         mask = encoded.inputs["attention_mask"]
         attentions = attention_weights(output, mask)
         if attentions is not None:
-            weights = self.model.pooling.weights(output.hidden_states, mask, **encoded.extras)
+            weights = self.model.pooling.weights(output["hidden_states"], mask, **encoded.extras)
             arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
         return arrays
 
@@ -218,32 +192,28 @@ class Explainer:
         return [_array((output["hidden_states"][layer] * shares).sum(dim=1)) for layer in self.layers]
 
     def _readings(
-        self,
-        encoded: Encoded,
-        per_token: Arrays,
-        per_text: Arrays,
-        layers: list[np.ndarray],
-        layer_gradients: list[np.ndarray],
+        self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]
     ) -> list[Reading]:
         """The arrays of a batch, taken apart into its texts."""
+
+        def by_layer(arrays: list[np.ndarray], row: int) -> Any:
+            return {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
+
         return [
             Reading(
                 tokens=readable_tokens(encoded.inputs["input_ids"][row, positions].tolist(), self.vocabulary),
                 spans=encoded.spans[row],
                 **{name: values[row, positions] for name, values in per_token.items()},
                 **{name: values[row] for name, values in per_text.items()},
-                layers=dict(zip(self.layers, [values[row] for values in layers], strict=True)),
-                layer_gradients=dict(
-                    zip(self.layers, [values[row] for values in layer_gradients], strict=True)
-                ),
+                **{name: by_layer(arrays, row) for name, arrays in per_layer.items()},
             )
             for row, positions in enumerate(encoded.positions)
         ]
 
     def _scores(self, logits: torch.Tensor) -> np.ndarray:
         """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
-        scores = [self.task.explained(logits, number) for number in range(len(self.task.outputs))]
-        return torch.stack(scores, dim=1).detach().cpu().double().numpy()
+        scores = [self.task.explained(logits.double(), n) for n in range(len(self.task.outputs))]
+        return torch.stack(scores, dim=1).numpy()
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
-from utils.config import Config
-from utils.lit.explain import Explainer, Read, Reading
-from utils.lit.spec import RESERVED, View, number_field
+from utils.lit.encoding import Read, read_by
+from utils.lit.explain import Explainer, Reading
+from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
 MOST_CATEGORIES = 60
@@ -43,12 +44,6 @@ def _is_category(column: pd.Series, used: set[str]) -> bool:
     if column.name in used or column.name == "standard_error":  # of a target, in CommonLit's data
         return False
     return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
-
-
-def read_by(config: Config, example: types.JsonDict) -> Read:
-    """What a model of these settings reads of an example: its text, or the pair of its texts."""
-    text = example[config.text_column]
-    return (text, example[config.pair_column]) if config.pair_column else text
 
 
 class FoldModel(model.BatchedModel):
@@ -95,24 +90,25 @@ class FoldModel(model.BatchedModel):
         return self.view.outputs() | tokens | layers | {"first token": types.Embeddings()}
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
+        """Gradients are of the quantity in an input's "explained", or of the view's."""
         embeddings = [example.get("token_embeddings") for example in inputs]
-        readings = self.explainer.read([read_by(self.view.task.config, row) for row in inputs], embeddings)
-        return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
+        quantities = [example.get("explained", self.view.chosen(None)) for example in inputs]
+        explained = [self.view.quantities[quantity] for quantity in quantities]
+        readings = self.explainer.read(self._reads(inputs), embeddings, explained)
+        return list(map(self._output, readings))
 
-    def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
-        values = self.view.values(reading.scores, self._head, example)
-        sign = self.view.sign(values)
-        output = values | {
+    def _output(self, reading: Reading) -> types.JsonDict:
+        output = self.view.values(reading.logits, self._head) | {
             "tokens": reading.tokens,
             "token_embeddings": reading.embeddings,
             "token_gradients": reading.gradients,
             "pooled": reading.pooled,
-            "pooled gradient": sign * reading.pooled_gradient,
+            "pooled gradient": reading.pooled_gradient,
             "first token": reading.first,
         }
         for layer in self.explainer.layers:
             output[f"layer {layer}"] = reading.layers[layer]
-            output[f"layer {layer} gradient"] = sign * reading.layer_gradients[layer]
+            output[f"layer {layer} gradient"] = reading.layer_gradients[layer]
         if reading.attention is not None:
             least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
             output["attention"] = scale_to_largest(
@@ -131,11 +127,18 @@ class FoldModel(model.BatchedModel):
 
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """The outputs that follow from the scores, without gradients and attention: fast."""
-        inputs = list(inputs)
-        scores = self.explainer.scores([read_by(self.view.task.config, example) for example in inputs])
-        return [
-            self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
-        ]
+        return [self.view.values(row, self._head) for row in self._logits(inputs)]
+
+    def explained(self, inputs: Iterable[types.JsonDict], quantity: Quantity) -> list[types.JsonDict]:
+        """A quantity alone, in its field."""
+        numbers = self.view.quantities[quantity](torch.from_numpy(self._logits(inputs)))
+        return [{quantity[0]: number} for number in numbers.tolist()]
+
+    def _logits(self, inputs: Iterable[types.JsonDict]) -> np.ndarray:
+        return self.explainer.logits(self._reads(inputs))
+
+    def _reads(self, inputs: Iterable[types.JsonDict]) -> list[Read]:
+        return [read_by(self.view.task.config, example) for example in inputs]
 
 
 def unwrap(wrapped: model.Model) -> FoldModel:

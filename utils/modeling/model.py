@@ -26,16 +26,7 @@ class TextModelConfig(PreTrainedConfig):
     sub_configs = {"encoder": AutoConfig}  # noqa: RUF012 - the name and type are transformers'
     has_no_defaults_at_init = True
 
-    def __init__(
-        self,
-        encoder=None,
-        pooling="cls_layers",
-        layer_dropout=0.0,
-        head=None,
-        task=None,
-        pooling_options=None,
-        **kwargs,
-    ):
+    def __init__(self, encoder=None, pooling="cls_layers", layer_dropout=0.0, head=None, task=None, **kwargs):
         encoder = dict(encoder) if isinstance(encoder, dict) else encoder.to_dict()
         encoder.pop("_name_or_path", None)  # where it lay on the machine that trained it
         self.encoder = AutoConfig.for_model(encoder.pop("model_type"), **encoder)
@@ -43,7 +34,7 @@ class TextModelConfig(PreTrainedConfig):
         self.layer_dropout = layer_dropout
         self.head = asdict(head) if isinstance(head, HeadConfig) else dict(head or {"outputs": ["target"]})
         self.task = dict(task or {})
-        self.pooling_options = dict(pooling_options or {})
+        self.pooling_options = dict(kwargs.pop("pooling_options", {}))
         super().__init__(**kwargs)
 
 
@@ -82,8 +73,8 @@ class TextModel(PreTrainedModel):
         width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
         # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of
         # gradients in this order, and another one would round the sum otherwise.
-        options = config.pooling_options
-        self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout, **options)
+        arguments = (width, n_layers, config.layer_dropout)
+        self.pooling = POOLINGS[config.pooling](*arguments, **config.pooling_options)
         self.encoder = encoder
         self.head = Head(width, HeadConfig(**config.head))
         self.post_init()
@@ -104,10 +95,8 @@ class TextModel(PreTrainedModel):
         """Outputs for tokenised texts.
 
         Args:
-            inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so
-                on.
-            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names;
-                none reaches the encoder.
+            inputs: what the encoder takes: ``input_ids``, ``attention_mask``, each (batch, tokens), and more.
+            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names.
         """
         if getattr(self.config.encoder, "type_vocab_size", 2) < 2:
             inputs.pop("token_type_ids", None)  # of a tokenizer with segments, for an encoder without

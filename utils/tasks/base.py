@@ -13,9 +13,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
-from utils.data.folds import quantile_bins
+from utils.data.folds import Strata, quantile_bins
 from utils.data.table import check_rows
-from utils.data.tokens import Batch, Examples, tokenize
+from utils.data.tokens import Batch, Examples
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
@@ -36,11 +36,10 @@ class Task(Texts):
     name: ClassVar[str] = ""
     metric: Metric  # of the class: the default
     metrics: ClassVar[tuple[Metric, ...]] = ()  # others, which Config.metric may name
-    #: What Config.loss chooses from; empty: the task has its own.
-    loss_family: ClassVar[tuple[type[Loss], ...]] = ()
+    part_metrics: ClassVar[tuple[Metric, ...]] = ()  # of one class each: "f1 yes" in ``scores`` is an "f1"
+    error: ClassVar[str] = "error"  # what ``errors`` are called
+    loss_family: ClassVar[tuple[type[Loss], ...]] = ()  # what Config.loss names one of; empty: it has its own
     default_loss: ClassVar[str] = ""
-    #: Token-aligned extras that ``encode`` gives with the examples, for poolings that take them.
-    extras: ClassVar[tuple[str, ...]] = ()
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
@@ -55,9 +54,9 @@ class Task(Texts):
     # --- the table ------------------------------------------------------------------------------------------
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
-        """``table`` with its targets converted. Raises InputError naming the first that cannot be used.
+        """``table`` with its targets converted, by default to numbers; ``where``: its name in messages.
 
-        By default targets are numbers. ``where``: the table's name in messages.
+        Raises InputError naming the first that cannot be used.
         """
         for column in self.config.target_columns:
             numbers = read_numbers(table, column, where)
@@ -66,8 +65,8 @@ class Task(Texts):
             table[column] = numbers
         return table
 
-    def strata(self, table: pd.DataFrame) -> pd.Series:
-        """What stratified folds spread evenly; by default, bins of the first target."""
+    def strata(self, table: pd.DataFrame) -> Strata:
+        """What stratified folds spread: classes, or columns of 0 and 1; by default bins of a target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
@@ -103,10 +102,7 @@ class Task(Texts):
         Args:
             max_length: None: the tokenizer's own, with which it was trained.
         """
-        columns = [table[column].tolist() for column in self.config.text_columns]
-        pairs = columns[1] if len(columns) > 1 else None
-        longest, truncation = max_length or tokenizer.model_max_length, self.config.pair_truncation
-        tokens, lengths = tokenize(columns[0], tokenizer, longest, pairs, truncation)
+        tokens, lengths = self.tokens(table, tokenizer, max_length or tokenizer.model_max_length)
         ids = table[self.config.id_column].tolist()
         return Examples(ids, tokens, np.cumsum(lengths), self.targets(table), np.arange(len(table)))
 
@@ -124,9 +120,8 @@ class Task(Texts):
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""
-        config, names = self.config, ["id_column", "text_column", "target_columns", "max_length"]
-        names += ["eval_batch_size", *(["pair_column", "pair_truncation"] if config.pair_column else [])]
-        return {"task": self.name, "loss": self.loss_name, **{n: getattr(config, n) for n in names}}
+        names = ("id_column", *self.text_settings, "target_columns", "max_length", "eval_batch_size")
+        return {"task": self.name, "loss": self.loss_name, **{n: getattr(self.config, n) for n in names}}
 
     @property
     def loss_name(self) -> str:
@@ -216,10 +211,7 @@ class Task(Texts):
     def submission(
         self, ids: pd.Series, predictions: np.ndarray, sample: pd.DataFrame | None = None
     ) -> pd.DataFrame:
-        """A competition's submission; by default the id and a column per target.
-
-        ``sample``: the competition's, where there is one; its form counts.
-        """
+        """A submission, in the form of the competition's ``sample``; by default a column per target."""
         columns = dict(zip(self.config.target_columns, predictions.T, strict=True))
         return pd.DataFrame({self.config.id_column: ids, **columns})
 

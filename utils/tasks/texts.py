@@ -4,11 +4,12 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
-from transformers import BatchEncoding
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
 from utils.data.folds import groups_of
 from utils.data.table import join_texts
+from utils.data.tokens import tokenize
 
 
 class Texts:
@@ -18,6 +19,13 @@ class Texts:
     #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
     #: nothing.
     repeats_texts: ClassVar[bool] = False
+    #: Token-aligned extras that ``encode`` gives with the examples, for poolings that take them.
+    extras: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def text_settings(self) -> tuple[str, ...]:
+        """The Config fields that say what is read."""
+        return ("text_column", *(("pair_column", "pair_truncation") if self.config.pair_column else ()))
 
     @property
     def shown_columns(self) -> list[str]:
@@ -38,6 +46,14 @@ class Texts:
                     f"this model reads {reads}, and {str(row)[:40]!r} is none; pass a list of these."
                 )
         return pd.DataFrame(rows, columns=columns)
+
+    def tokens(
+        self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int
+    ) -> tuple[dict[str, np.ndarray], list[int]]:
+        """The model inputs of all rows, concatenated, and each row's length, as ``tokenize`` gives them."""
+        texts, *pairs = (table[column].tolist() for column in self.config.text_columns)
+        second = pairs[0] if pairs else None
+        return tokenize(texts, tokenizer, max_length, second, self.config.pair_truncation)
 
     def token_extras(self, encoded: BatchEncoding, pairs: list) -> dict[str, list[np.ndarray]]:
         """Token-aligned extras of texts that come from no table, each a list of arrays, (tokens,)."""
