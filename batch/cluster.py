@@ -14,10 +14,10 @@ from batch.execute import NotebookError, NotebookStoppedError, Stopped, Train
 from batch.grid import Job
 from batch.mirror import Mirror
 from utils.config import InputError
-from utils.data.sources import find_table
+from utils.data.sources import BUILT_IN, find_table
 from utils.machine import runtime
 
-SHIPPED = ("utils", "batch", "notebooks", "data/sample")  # what training a fold needs of this project
+SHIPPED = ("utils", "batch", "notebooks", "data/sample", "data/aspects", "data/questions")
 
 
 def ray_engine(jobs: list[Job], wanted: int, mirror_url: str, address: str) -> tuple[Train, int]:
@@ -85,7 +85,7 @@ def with_shared_paths(job: Job, mirror_url: str) -> Job:
         value = getattr(config, name)
         if value not in ("", "tiny", "minilm") and Path(value).exists():
             paths[name] = str(Path(value).resolve())
-    if config.data != "sample":  # which is shipped with the code
+    if config.data not in BUILT_IN:  # which are shipped with the code
         table = find_table(config.data).resolve()
         paths["data"] = f"{mirror_url}/{config.run_name}/data/{table.name}" if mirror_url else str(table)
         if mirror_url:
@@ -99,7 +99,7 @@ def train_here(job: Job, mirror_url: str) -> None:
         if mirror_url:
             scratch = stack.enter_context(tempfile.TemporaryDirectory())
             job = job.replace(output_dir=scratch)
-            if job.config.data != "sample":
+            if job.config.data not in BUILT_IN:
                 table = f"{scratch}/{Path(job.config.data).name}"
                 copy(job.config.data, table)
                 job = job.replace(data=table)

@@ -23,7 +23,7 @@ from utils.machine import runtime
 from utils.machine.files import write_json
 
 FILES = ("LICENSE", "setup.sh", "constraints.txt", "requirements.txt", "requirements-lit.txt")
-CODE = ("utils", "docs", "data/README.md", "data/sample", *FILES)
+CODE = ("utils", "docs", "data/README.md", "data/sample", "data/aspects", "data/questions", *FILES)
 PLAIN = ("01_setup", "05_swa_lr_demo")  # notebooks without parameters
 READERS = ("03_swa_evaluation", "04_lit_interpretation", "06_submission")  # they read the folds' outputs
 SESSION_HOURS = 11.0  # Kaggle ends a session after 12 hours, and then keeps nothing

@@ -343,6 +343,19 @@ def test_nothing_of_a_table_runs_in_a_notebooks_page(tmp_path, parameters):
         assert len(shown) >= 4, notebook.name
 
 
+@pytest.mark.full
+def test_the_tour_of_aspects_trains_what_it_compares(tmp_path, parameters):
+    settings = {"encoder": "tiny", "epochs": "1", "swa_start": "0.4", "swa_every": "2", "folds": "0"}
+    words = [word for option in (settings | {"max_rows": "150"}).items() for word in ("-p", *option)]
+    done = run_papermill(TOURS[1], tmp_path / "08.ipynb", *words, *parameters, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "08.ipynb", 4).cells])
+    assert outputs.count("image/png") == 2
+    assert len(list((tmp_path / "output").glob("aspects-*/fold-0/result.json"))) == 4
+    assert "13 of 18 lie in several folds, and scores flatter" in outputs
+    assert re.search(r"Random folds train on the sentences of \d+% of the held-out aspects", outputs)
+
+
 # --- what is committed --------------------------------------------------------------------------------------
 
 

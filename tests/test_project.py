@@ -36,13 +36,13 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 1120,
-    "modeling": 1000,
-    "tasks": 2000,
+    "data": 1340,
+    "modeling": 1085,
+    "tasks": 2150,
     "training": 1350,
     "runs": 1975,
-    "reporting": 2130,
-    "lit": 2000,
+    "reporting": 2285,
+    "lit": 2060,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

@@ -27,10 +27,11 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | vader | commonlit | feedback, or a file: CSV, .xlsx, JSON
-    task: str = "regression"  # binary | multiclass | multilabel | ordinal, or auto: as the targets are
+    data: str = "sample"  # sample | aspects | clear | vader | commonlit | feedback, or a CSV, .xlsx or JSON
+    task: str = "regression"  # binary | multiclass | multilabel | ordinal | aspects, or auto: by the targets
     id_column: str = "id"
     text_column: str = "excerpt"
+    pair_column: str = ""  # a second text, read after the first: a question, a prompt, an aspect
     target_columns: tuple[str, ...] = ("target",)
     labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
     group_column: str = ""  # rows with the same value stay in one fold, where folds are by group
@@ -46,7 +47,9 @@ class Config:
     # model
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
     max_length: int = number(256, least=8)  # tokens, special tokens included
+    pair_truncation: str = choice("longest_first", "only_second")  # which of two texts is cut to max_length
     pooling: str = "cls_layers"
+    local_window: int = number(3)  # lcf poolings: how many tokens on either side of an aspect are near
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
     head_dropout: float = number(0.5, most=1)
     n_dropouts: int = number(5, least=1)  # samples of the head's dropout, averaged
@@ -127,7 +130,7 @@ class Config:
     def _check_columns(self) -> None:
         if not self.target_columns:
             raise InputError("target_columns is empty; name one column, or several separated by commas.")
-        columns = [self.id_column, self.text_column, *self.target_columns]
+        columns = [self.id_column, *self.text_columns, *self.target_columns]
         if unusable := [column for column in columns if columns.count(column) > 1 or column == "fold"]:
             raise InputError(
                 f"column {unusable[0]!r} cannot be used: name each column once, and none of them fold."
@@ -135,6 +138,16 @@ class Config:
         if self.fold_by in GROUPED and not self.group_column:
             needs = "needs group_column, the column whose values must not be split"
             raise InputError(f'fold_by="{self.fold_by}" {needs}.')
+        if self.pair_truncation != "longest_first" and not self.pair_column:
+            raise InputError(
+                f"pair_truncation={self.pair_truncation} does nothing without a second text; set pair_column "
+                "or leave it out."
+            )
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The column of texts, and that of second texts where there is one."""
+        return [self.text_column, *filter(None, [self.pair_column])]
 
     @property
     def run_name(self) -> str:

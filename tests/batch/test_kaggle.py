@@ -192,6 +192,8 @@ def test_the_cli_takes_the_code(staged, api, monkeypatch):
         "utils/training/averaging.py",
         "LICENSE",
         "data/sample/train.csv",
+        "data/aspects/train.csv",
+        "data/questions/train.json",
         "requirements-lit.txt",
         "docs/lit-main.png",
     } <= shipped

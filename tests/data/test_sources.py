@@ -42,6 +42,12 @@ def test_a_missing_file_and_an_unknown_source_differ(workspace):
         sources.find_table("commonlit")
 
 
+@pytest.mark.parametrize("source", sources.BUILT_IN)
+def test_what_comes_with_the_code_is_found_wherever_one_works(source, workspace):
+    assert sources.find_table(source) == runtime.ROOT / "data" / source / "train.csv"
+    assert sources.sources()[source].startswith("here: ")
+
+
 @pytest.mark.parametrize(
     "layout",
     [

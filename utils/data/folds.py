@@ -16,7 +16,11 @@ Strata: typing.TypeAlias = pd.Series | pd.DataFrame
 
 
 def assign_folds(
-    table: pd.DataFrame, config: Config, strata: Strata | None = None, repeats_texts: bool = False
+    table: pd.DataFrame,
+    config: Config,
+    strata: Strata | None = None,
+    repeats_texts: bool = False,
+    texts: pd.Series | None = None,
 ) -> pd.DataFrame:
     """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
 
@@ -25,7 +29,9 @@ def assign_folds(
     "stratified_group" does both; "column" takes the table's own column. All others also keep copies of a text
     together.
 
-    ``repeats_texts``: rows share a text by design, and that alone makes them no copies.
+    Args:
+        repeats_texts: rows share a text by design, and that alone makes them no copies.
+        texts: of each row, which make it a copy of another; by default its text.
     """
     if config.fold_by == "column":
         return table.assign(fold=_own_folds(table, config))
@@ -33,7 +39,7 @@ def assign_folds(
         raise InputError(
             f"{len(table)} rows cannot fill n_folds={config.n_folds}; lower n_folds or add rows."
         )
-    groups = groups_of(table, config, repeats_texts)
+    groups = groups_of(table, config, repeats_texts, texts)
     _check_groups(table, groups, config)
     if strata is not None:
         _check_strata(strata, config)
@@ -72,7 +78,9 @@ def _splits(groups: pd.Series, config: Config, strata: pd.Series | None):
     return GroupKFold(config.n_folds).split(groups, groups=shuffled)  # unshuffled, it evens out the rows
 
 
-def groups_of(table: pd.DataFrame, config: Config, repeats_texts: bool = False) -> pd.Series:
+def groups_of(
+    table: pd.DataFrame, config: Config, repeats_texts: bool = False, texts: pd.Series | None = None
+) -> pd.Series:
     """What belongs together, as strings: rows of one group, or each row alone if folds are not by group.
 
     Copies of a text belong together as far as the Config asks for it, and so does what they join.
@@ -81,7 +89,7 @@ def groups_of(table: pd.DataFrame, config: Config, repeats_texts: bool = False) 
     near = config.near_copies == "group"
     if config.fold_by == "column" or not (near or (config.exact_copies == "group" and not repeats_texts)):
         return groups
-    texts, numbers = table[config.text_column], groups.factorize()[0]
+    texts, numbers = table[config.text_column] if texts is None else texts, groups.factorize()[0]
     copy = len(table) + copies.exact_copies(texts)
     pairs = [np.stack([numbers, copy], axis=1), *([copy[copies.near_copies(texts)]] if near else [])]
     clusters = copies.join(2 * len(table), np.concatenate(pairs))

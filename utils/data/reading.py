@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from utils.config import InputError
+from utils.data.aspects import in_three_lines, read_three_lines
 from utils.data.delimited import check_unique, read_delimited
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
@@ -48,8 +49,9 @@ def read_table(path: Path, sheet: int | str = 0) -> pd.DataFrame:
     """The table in a file. No value is interpreted as missing; those of a CSV are strings.
 
     The file may be a CSV with commas, semicolons, tabs or bars, JSON records or lines, an .xlsx (of which
-    ``sheet`` is the number or name), or Parquet if pandas can read that; and compressed. Text is in UTF-8, 16
-    or 32. Raises InputError, saying what the file is, if it holds no such table or unpacks to gigabytes.
+    ``sheet`` is the number or name), SemEval's three lines per aspect, or Parquet if pandas can read that;
+    and compressed. Text is in UTF-8, 16 or 32. Raises InputError, saying what the file is, if it holds no
+    such table or unpacks to gigabytes.
     """
     where = display_path(path)
     with _readable(where, "a file"):
@@ -68,6 +70,8 @@ def read_table(path: Path, sheet: int | str = 0) -> pd.DataFrame:
     if re.match(rb'\s*\[?\s*\{\s*["}]', data):
         with _readable(where, "JSON records"):
             return _as_table(_read_json(data))
+    if in_three_lines(data, path):
+        return read_three_lines(data, where)
     return read_delimited(data, where)
 
 

@@ -33,12 +33,13 @@ KAGGLE_COMPETITIONS = {
     "commonlit": "commonlitreadabilityprize",
     "feedback": "feedback-prize-english-language-learning",
 }
+BUILT_IN = ("sample", "aspects")  # folders of data/ that come with the code
 OPEN = {"clear": "4 MB", "vader": "2 MB by pip"}  # who wants these needs no account
-SOURCES = ("sample", *OPEN, *KAGGLE_COMPETITIONS)
+SOURCES = (*BUILT_IN, *OPEN, *KAGGLE_COMPETITIONS)
 
 
 def find_table(source: str) -> Path:
-    """The file of ``Config.data``: "sample", "clear", "vader", "commonlit", "feedback", or a path.
+    """The file of ``Config.data``: "sample", "aspects", "clear", "vader", "commonlit", "feedback", or a path.
 
     Relative paths are looked up in the current directory, then in the workspace. "clear" and "vader" are
     downloaded if absent; so is a competition if there is a Kaggle token. Raises InputError without a file.
@@ -65,8 +66,8 @@ def local_table(source: str) -> Path | None:
     """The file of a source if it is on this machine already."""
     if source not in SOURCES:
         candidates = [Path(source), runtime.workspace() / source]
-    elif source == "sample":
-        candidates = [runtime.ROOT / "data" / "sample" / "train.csv"]
+    elif source in BUILT_IN:
+        candidates = [runtime.ROOT / "data" / source / "train.csv"]
     elif source in OPEN:
         candidates = [_downloaded(source)]
     else:

@@ -9,6 +9,9 @@ import pandas as pd
 
 from utils.config import GROUPED, Config, InputError, nearest
 
+#: Where a table's attrs say how many lines of its file make a row, if these are several.
+LINES_PER_ROW = "lines_per_row"
+
 
 def clean_text(text: str) -> str:
     """``text`` with each run of white space as one space. Deleting newlines would glue words together."""
@@ -28,7 +31,7 @@ def check_table(
     Raises InputError, naming the first row at fault, for a missing or duplicated column, an empty or
     non-string text, a missing or duplicated id, or a table without rows.
     """
-    columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
+    columns = [config.id_column, *config.text_columns, *(config.target_columns if targets else ())]
     if config.fold_by in GROUPED and targets:
         columns.append(config.group_column)
     table = match_columns(table, columns, where)
@@ -36,20 +39,15 @@ def check_table(
     if table.empty:
         raise InputError(f"{where} has a header but no rows.")
     table = table.reset_index(drop=True)
-    texts, ids = table[config.text_column], table[config.id_column]
-    if not targets:
-        texts = table[config.text_column] = texts.astype(object).where(texts.notna(), "")
-    strings = texts.map(lambda text: isinstance(text, str))
-    check_rows(table, ~strings, config.text_column, "holds something that is not text", where)
-    if targets:
-        check_rows(table, texts.map(clean_text) == "", config.text_column, "holds an empty text", where)
+    for column in config.text_columns:
+        table[column] = _check_texts(table, column, where, may_be_empty=not targets)
+    ids = table[config.id_column]
     check_rows(
         table, ids.isna() | (ids.astype(str).str.strip() == ""), config.id_column, "holds an empty id", where
     )
     check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
-    table[config.text_column] = texts.map(clean_text)
     table[config.id_column] = ids.astype(str)
-    if len(empty := table.index[table[config.text_column] == ""]):  # only a test set has got this far
+    if len(empty := table.index[(table[config.text_columns] == "").any(axis=1)]):  # only of a test set
         names = ", ".join(f"{row + 1} ({table[config.id_column][row]})" for row in empty[:5])
         warnings.warn(
             f"{where}: {len(empty)} of {len(table)} texts are empty, in row {names}"
@@ -57,6 +55,25 @@ def check_table(
             stacklevel=2,
         )
     return table
+
+
+def _check_texts(table: pd.DataFrame, column: str, where: str, may_be_empty: bool) -> pd.Series:
+    """A column's texts, cleaned; a missing one becomes "" where it may be empty."""
+    texts = table[column]
+    if may_be_empty:
+        texts = texts.astype(object).where(texts.notna(), "")
+    strings = texts.map(lambda text: isinstance(text, str))
+    check_rows(table, ~strings, column, "holds something that is not text", where)
+    cleaned = texts.map(clean_text)
+    if not may_be_empty:
+        check_rows(table, cleaned == "", column, "holds an empty text", where)
+    return cleaned
+
+
+def join_texts(table: pd.DataFrame, columns: list[str]) -> pd.Series:
+    """Each row's texts as one, with a line break between them, for counting and comparing."""
+    first, *others = columns
+    return table[first].str.cat([table[column] for column in others], sep="\n") if others else table[first]
 
 
 def match_columns(table: pd.DataFrame, columns: list[str], where: str) -> pd.DataFrame:
@@ -93,12 +110,16 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
         row = int(bad.to_numpy().argmax())
         value = str(table[column].iloc[row])[:40]
         more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
-        raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{more}: {value!r}.")
+        size = table.attrs.get(LINES_PER_ROW, 0)
+        lines = f" (lines {size * row + 1} to {size * row + size})" if size else ""
+        raise InputError(f"{where}: column {column!r} {problem} in row {row + 1}{lines}{more}: {value!r}.")
 
 
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
-    columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
+    columns = [config.id_column, *config.text_columns, *config.target_columns, "fold"]
+    if config.pair_column and "start" in table:  # where an aspect stands
+        columns.append("start")
     numbers = table[columns].select_dtypes("floating") + 0.0  # older versions of pandas tell -0.0 from 0.0
     hashes = pd.util.hash_pandas_object(table[columns].assign(**numbers), index=False)
     return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Examples and batches: texts as a model reads them, in batches of similar length."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -9,8 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorWithPadding, PreTrainedTokenizerBase
 from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from utils.config import InputError
 
 
 @dataclass
@@ -61,18 +64,23 @@ class Batch(NamedTuple):
 
 
 def tokenize(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    pairs: list[str] | None = None,
+    truncation: str = "longest_first",
 ) -> tuple[dict[str, np.ndarray], list[int]]:
     """The model inputs of all texts, cut to ``max_length`` tokens, concatenated; and each one's length.
 
     A text of which nothing is left, without special tokens, is read as one token (``_stand_in``).
+
+    Args:
+        pairs: a second text for each, which the tokenizer sets apart by its own special tokens and, where it
+            has them, segment ids.
+        truncation: of pairs: "longest_first", or "only_second".
     """
     parts, lengths = [], []
-    options = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
-    for start in range(
-        0, len(texts), 1000
-    ):  # in slices: the lists of all texts would take many times the tokens
-        encoded = tokenizer(texts[start : start + 1000], **options)
+    for encoded in encode_in_slices(texts, tokenizer, max_length, pairs, truncation):
         for row, ids in enumerate(encoded["input_ids"]):
             if not ids:
                 for name in encoded:
@@ -82,6 +90,38 @@ def tokenize(
             {name: np.fromiter(chain.from_iterable(rows), np.int32) for name, rows in encoded.items()}
         )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, lengths
+
+
+def encode_in_slices(
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    pairs: list[str] | None = None,
+    truncation: str = "longest_first",
+    **options,
+) -> Iterator[BatchEncoding]:
+    """``tokenize``'s texts as the tokenizer gives them, a thousand at a time.
+
+    The lists of all texts would take many times the tokens. Raises InputError for a first text that leaves no
+    room for a second.
+    """
+    options |= {"truncation": truncation, "max_length": max_length, "return_attention_mask": False}
+    for start in range(0, len(texts), 1000):
+        rows = slice(start, start + 1000)
+        if truncation == "only_second" and pairs is not None:
+            _check_room(texts[rows], tokenizer, max_length)
+        yield tokenizer(texts[rows], None if pairs is None else pairs[rows], **options)
+
+
+def _check_room(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    ids = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    for text, tokens in zip(texts, ids, strict=True):
+        if len(tokens) >= room:
+            raise InputError(
+                f"the text {text[:40]!r} leaves no room for a second one in max_length={max_length} tokens; "
+                "shorten it, or train with a larger max_length or pair_truncation=longest_first."
+            )
 
 
 def _stand_in(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -134,11 +174,11 @@ def _collate(examples: Examples, pad: DataCollatorWithPadding, numbers: list[int
     inputs = pad([{name: values[s].tolist() for name, values in examples.tokens.items()} for s in slices])
     targets = torch.as_tensor(examples.targets[numbers], dtype=torch.float32)
     mask = inputs["attention_mask"].bool()
-    extras = {name: _align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
+    extras = {name: align([values[s] for s in slices], mask) for name, values in examples.extras.items()}
     return Batch(dict(inputs), targets, extras)
 
 
-def _align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
+def align(values: list[np.ndarray], mask: torch.Tensor) -> torch.Tensor:
     """Values of each example's tokens as (batch, tokens), on whichever side the tokenizer pads."""
     flat = torch.as_tensor(np.concatenate(values))
     return torch.zeros(mask.shape, dtype=flat.dtype).masked_scatter_(mask, flat)

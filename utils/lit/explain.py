@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import BatchEncoding
 
 from utils.config import InputError
-from utils.data.table import clean_text
 from utils.data.tokens import evaluation_batches
+from utils.lit.encoding import Encoded, Encoder, Read
 from utils.lit.lookup import lookup_replaced
 from utils.lit.readable import readable_tokens, readable_vocabulary
 from utils.lit.rollout import attention_rollout, attention_weights
@@ -46,14 +45,6 @@ class Reading:
     attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout, where there is any
 
 
-class Encoded(NamedTuple):
-    """Texts as the model takes them."""
-
-    inputs: dict[str, torch.Tensor]  # padded, on the model's device, each (batch, tokens)
-    positions: list[np.ndarray]  # of each text's tokens in its row of the inputs, without the special ones
-    spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
-
-
 class Gradients(NamedTuple):
     """Of each text's explained score."""
 
@@ -62,7 +53,7 @@ class Gradients(NamedTuple):
     layers: list[np.ndarray]  # summed over the tokens, (batch, width) per chosen layer
 
 
-class Explainer:
+class Explainer(Encoder):
     """A trained model that can be looked into. Its attention is the plain kind, since no other gives weights.
 
     Args:
@@ -75,9 +66,9 @@ class Explainer:
     """
 
     def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
-        model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
-        self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
-        self.task, self.config = task, task.config
+        model, tokenizer = artifacts.load_model(folder, attn_implementation="eager")
+        model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
+        super().__init__(model, tokenizer, task)
         self.explained = functools.partial(task.explained, output=output)
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
@@ -96,23 +87,24 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, texts: list[str]) -> np.ndarray:
+    def logits(self, texts: list[Read]) -> np.ndarray:
         """What the head gives, (texts, its outputs), float64, computed in batches of similar length."""
         logits = np.empty((len(texts), len(self.model.head.config.outputs)))
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
-            inputs = self.encode([texts[number] for number in numbers]).inputs
+            encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
-                logits[numbers] = self.model(**inputs).logits.cpu().double().numpy()
+                output = self.model(**encoded.inputs, extras=encoded.extras)
+            logits[numbers] = output.logits.cpu().double().numpy()
         return logits
 
-    def scores(self, texts: list[str]) -> np.ndarray:
+    def scores(self, texts: list[Read]) -> np.ndarray:
         """The scores alone, (texts, outputs)."""
         return self._scores(torch.from_numpy(self.logits(texts)))
 
     def read(
         self,
-        texts: list[str],
+        texts: list[Read],
         embeddings: list[np.ndarray | None] | None = None,
         explained: Sequence[Explained] = (),
     ) -> list[Reading]:
@@ -141,36 +133,14 @@ class Explainer:
         return self._readings(encoded, per_token, per_text, per_layer)
 
     @torch.no_grad()
-    def attentions(self, text: str) -> tuple[list[str], np.ndarray | None]:
+    def attentions(self, text: Read) -> tuple[list[str], np.ndarray | None]:
         """The tokens of a text, and attention, (layers, heads, from, to), where there is any."""
-        inputs = self.encode([text]).inputs
+        inputs, *_, extras = self.encode([text])
         with self._lock:
-            output = self.model(**inputs, output_attentions=True)
+            output = self.model(**inputs, extras=extras, output_attentions=True)
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
         weights = attention_weights(output, inputs["attention_mask"])
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
-
-    def encode(self, texts: list[str]) -> Encoded:
-        encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
-        special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
-        positions = [np.flatnonzero(np.array(row) == 0) for row in special]
-        # The space before a word, which some tokenizers count as part of it, is left out.
-        spans = [
-            [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
-            for text, row, numbers in zip(map(clean_text, texts), offsets, positions, strict=True)
-        ]
-        padded = self.tokenizer.pad(encoded, return_tensors="pt")
-        if self.tokenizer.padding_side == "left":
-            longest = padded["input_ids"].shape[1]
-            positions = [
-                numbers + longest - len(row) for numbers, row in zip(positions, special, strict=True)
-            ]
-        return Encoded(dict(padded.to(self.model.device)), positions, spans)
-
-    def tokenize(self, texts: list[str], **options) -> BatchEncoding:
-        """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
-        cleaned = [clean_text(text) for text in texts]
-        return self.tokenizer(cleaned, truncation=True, max_length=self.config.max_length, **options)
 
     # --- the steps of ``read`` ---------------------------------------------------------------------------
 
@@ -189,7 +159,7 @@ class Explainer:
         options = {"output_attentions": True} if attentions else {}
         table = self.model.encoder.get_input_embeddings()
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
-            return self.model(**encoded.inputs, **options)
+            return self.model(**encoded.inputs, extras=encoded.extras, **options)
 
     def _gradients(self, output, vectors: torch.Tensor, explained: Sequence[Explained]) -> Gradients:
         logits = output["logits"].cpu().double()  # a float32 near 1 cannot tell probabilities apart
@@ -210,7 +180,7 @@ class Explainer:
         mask = encoded.inputs["attention_mask"]
         attentions = attention_weights(output, mask)
         if attentions is not None:
-            weights = self.model.pooling.weights(output.hidden_states, mask)
+            weights = self.model.pooling.weights(output["hidden_states"], mask, **encoded.extras)
             arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
         return arrays
 

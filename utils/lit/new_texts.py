@@ -17,7 +17,7 @@ class NewTexts(components.Annotator):
 
     def __init__(self, datasets: Iterable[TextDataset], view: View):
         config = view.task.config
-        self._text, self._id = config.text_column, config.id_column
+        self._texts, self._id = config.text_columns, config.id_column
         self._truth = (*view.dataset_fields(), "standard_error")
         self._rows = {row[self._id]: row for texts in datasets for row in texts.examples}
 
@@ -26,7 +26,7 @@ class NewTexts(components.Annotator):
         for row in inputs:
             row.update({name: read_value(row.get(name), field) for name, field in spec.items()})
             origin = self._rows.get(row.get(self._id, ""), row)
-            if row and origin[self._text] != row[self._text]:
+            if row and any(origin[column] != row[column] for column in self._texts):
                 borrowed = [name for name in self._truth if name in spec and row[name] == origin[name]]
                 row.update({name: read_value(None, spec[name]) for name in borrowed})
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from utils.lit.encoding import Read, read_by
 from utils.lit.explain import Explainer
 from utils.lit.readable import words_of
 from utils.lit.run import dataset_name, model_name, output_number, split_weights
@@ -60,6 +61,10 @@ class HeldOut:
     def text(self, row: dict) -> str:
         return row["data"][self.run.config.text_column]
 
+    def read_of(self, row: dict) -> Read:
+        """What the model reads of a row."""
+        return read_by(self.run.config, row["data"])
+
     def score_of(self, row: dict) -> float:
         """The score of one of the rows."""
         return float(self.scores[self.rows.index(row)])
@@ -90,7 +95,7 @@ class HeldOut:
         answers = self.lit.salience(method, self.model, self.dataset, rows, **settings)
         if method == "LIME":
             return answers  # of words already
-        spans = self.explainer.encode([self.text(row) for row in rows]).spans
+        spans = self.explainer.encode(list(map(self.read_of, rows))).spans
         return [
             words_of(self.text(row), row_spans, values)
             for row, row_spans, (_, values) in zip(rows, spans, answers, strict=True)
@@ -101,8 +106,9 @@ class HeldOut:
         method, records = "Integrated Gradients", []
         answers = self.lit.salience(method, self.model, self.dataset, rows, Normalize=False)
         for row, (tokens, values) in zip(rows, answers, strict=True):
-            masked = self.explainer.read([self.text(row)], [np.zeros((len(tokens), 1))])[0].logits
-            logits = np.stack([self.explainer.logits([self.text(row)])[0], masked])
+            read = self.read_of(row)
+            masked = self.explainer.read([read], [np.zeros((len(tokens), 1))])[0].logits
+            logits = np.stack([self.explainer.logits([read])[0], masked])
             whole, nothing = self.explained(torch.from_numpy(logits)).tolist()
             records.append((whole, nothing, whole - nothing, values.sum()))
         name = self.view.explains
@@ -123,9 +129,9 @@ class HeldOut:
         fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.view.score}
         (edited,) = self.lit.generate(generator, self.model, self.dataset, [row], **fields | settings)
         texts = [self.text(new) for new in edited[:most]]
+        logits = self.explainer.logits(list(map(self.read_of, edited[:most])))
         head = self.explainer.model.head.config
-        values = [self.view.values(logits, head) for logits in self.explainer.logits(texts)]
-        scores = map(self.view.prediction, values)
+        scores = [self.view.prediction(self.view.values(row, head)) for row in logits]
         return [
             {"by": generator, "text": text, "score before": self.score_of(row), "score after": score}
             for text, score in zip(texts, scores, strict=True)

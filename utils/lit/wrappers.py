@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
+from utils.lit.encoding import Read, read_by
 from utils.lit.explain import Explainer, Reading
 from utils.lit.spec import RESERVED, Quantity, View, number_field
 
@@ -21,7 +22,8 @@ class TextDataset(dataset.Dataset):
     def __init__(self, table: pd.DataFrame, view: View, description: str = ""):
         config = view.task.config
         table = table.loc[:, ~table.columns.duplicated()]
-        fields = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
+        fields = {column: types.TextSegment() for column in config.text_columns}
+        fields |= {config.id_column: types.StringLitType()}
         columns = [table[list(fields)].astype(str), view.dataset_values(table)]
         fields |= view.dataset_fields()
         errors = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
@@ -51,7 +53,8 @@ class FoldModel(model.BatchedModel):
         self.explainer, self.view = explainer, view
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
-        self._has_attention = explainer.attentions("a text")[1] is not None
+        text: Read = ("a text", "text") if view.task.config.pair_column else "a text"
+        self._has_attention = explainer.attentions(text)[1] is not None
         self._description = description
 
     def description(self) -> str:
@@ -63,9 +66,9 @@ class FoldModel(model.BatchedModel):
         return max(1, tokens // self.explainer.config.max_length)
 
     def input_spec(self) -> types.Spec:
-        """The model reads the text alone. The rest is optional: LIT's components ask for it."""
+        """The model reads the texts alone. The rest is optional: LIT's components ask for it."""
         return {
-            self._text: types.TextSegment(),
+            **{column: types.TextSegment() for column in self.view.task.config.text_columns},
             "tokens": types.Tokens(parent=self._text, required=False),
             "token_embeddings": types.TokenEmbeddings(align="tokens", required=False),
         } | self.view.inputs()
@@ -91,7 +94,7 @@ class FoldModel(model.BatchedModel):
         embeddings = [example.get("token_embeddings") for example in inputs]
         quantities = [example.get("explained", self.view.chosen(None)) for example in inputs]
         explained = [self.view.quantities[quantity] for quantity in quantities]
-        readings = self.explainer.read([example[self._text] for example in inputs], embeddings, explained)
+        readings = self.explainer.read(self._reads(inputs), embeddings, explained)
         return list(map(self._output, readings))
 
     def _output(self, reading: Reading) -> types.JsonDict:
@@ -132,7 +135,10 @@ class FoldModel(model.BatchedModel):
         return [{quantity[0]: number} for number in numbers.tolist()]
 
     def _logits(self, inputs: Iterable[types.JsonDict]) -> np.ndarray:
-        return self.explainer.logits([example[self._text] for example in inputs])
+        return self.explainer.logits(self._reads(inputs))
+
+    def _reads(self, inputs: Iterable[types.JsonDict]) -> list[Read]:
+        return [read_by(self.view.task.config, example) for example in inputs]
 
 
 def unwrap(wrapped: model.Model) -> FoldModel:

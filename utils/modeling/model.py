@@ -16,7 +16,7 @@ class TextModelConfig(PreTrainedConfig):
 
     Args:
         encoder: the encoder's config, as an object or a dict.
-        pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate.
+        pooling: a name in ``POOLINGS``; layer_dropout: its dropout rate; pooling_options: its other settings.
         head: a HeadConfig, or the dict of one.
         task: which task the model was trained for and the columns that it reads, as the task describes
             itself.
@@ -34,6 +34,7 @@ class TextModelConfig(PreTrainedConfig):
         self.layer_dropout = layer_dropout
         self.head = asdict(head) if isinstance(head, HeadConfig) else dict(head or {"outputs": ["target"]})
         self.task = dict(task or {})
+        self.pooling_options = dict(kwargs.pop("pooling_options", {}))
         super().__init__(**kwargs)
 
 
@@ -72,7 +73,8 @@ class TextModel(PreTrainedModel):
         width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
         # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of
         # gradients in this order, and another one would round the sum otherwise.
-        self.pooling = POOLINGS[config.pooling](width, n_layers, config.layer_dropout)
+        arguments = (width, n_layers, config.layer_dropout)
+        self.pooling = POOLINGS[config.pooling](*arguments, **config.pooling_options)
         self.encoder = encoder
         self.head = Head(width, HeadConfig(**config.head))
         self.post_init()
@@ -93,11 +95,11 @@ class TextModel(PreTrainedModel):
         """Outputs for tokenised texts.
 
         Args:
-            inputs: what the encoder takes: ``input_ids`` and ``attention_mask``, each (batch, tokens), and so
-                on.
-            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names;
-                none reaches the encoder.
+            inputs: what the encoder takes: ``input_ids``, ``attention_mask``, each (batch, tokens), and more.
+            extras: token-aligned tensors, (batch, tokens), of which the pooling takes those that it names.
         """
+        if getattr(self.config.encoder, "type_vocab_size", 2) < 2:
+            inputs.pop("token_type_ids", None)  # of a tokenizer with segments, for an encoder without
         states = self.encoder(**inputs, output_hidden_states=True, return_dict=True)
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)

@@ -23,8 +23,9 @@ class Pooling(nn.Module):
     """
 
     name: ClassVar[str] = ""
-    #: Token-aligned extras of the examples that ``forward`` and ``weights`` take as further arguments.
-    extras: ClassVar[tuple[str, ...]] = ()
+    extras: ClassVar[tuple[str, ...]] = ()  # token-aligned, further arguments of ``forward`` and ``weights``
+    options: ClassVar[tuple[str, ...]] = ()  # the Config fields that it takes as arguments
+    is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

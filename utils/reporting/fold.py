@@ -74,7 +74,7 @@ def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task
     """The texts with the largest errors of the default weights."""
     weights = default_weights(predictions, task)
     targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
-    texts = table.set_index(task.config.id_column)[task.config.text_column]
+    texts = task.quoted_texts(table.set_index(task.config.id_column))
     worst = np.argsort(-np.nanmean(task.errors(targets, predicted), axis=1), kind="stable")[:n]
     quoted = []
     for row in worst:

@@ -19,7 +19,8 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
 
     Args:
         folder: of weights, such as ``output/<run>/fold-<k>/averaged``.
-        rows: texts, or a table with the columns that the model was trained on; its targets are not needed.
+        rows: texts, pairs of texts where the model reads pairs, or a table with the columns that it was
+            trained on; its targets are not needed.
         text_column: the table's column of texts, where it has another name than in the training data.
 
     Returns:
@@ -34,7 +35,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
     if len(rows) == 0:
         raise InputError("predict got no texts; pass at least one.")
     if not isinstance(rows, pd.DataFrame):
-        rows = pd.DataFrame({config.text_column: list(rows)})
+        rows = task.table_of(list(rows))
     rows = match_columns(rows, [config.id_column, *filter(None, [text_column])], "the table")
     if text_column:
         check_columns(rows, [text_column], "the table")
@@ -42,9 +43,12 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
         rows = rows[others].rename(columns={text_column: config.text_column})
     if config.id_column not in rows.columns:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
-    table = check_table(rows, config, targets=False)
+    table = check_table(task.prepare(rows, "the table"), config, targets=False)
     predictions = predict_examples(model, task, task.encode(table, tokenizer), tokenizer)
-    return task.answers(table[config.id_column], predictions)
+    answers = task.answers(table[config.id_column], predictions)
+    for place, column in enumerate(task.shown_columns, start=1):
+        answers.insert(place, column, table[column])
+    return answers
 
 
 def task_of(model_config: TextModelConfig) -> Task:

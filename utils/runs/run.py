@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from utils.config import PRESETS, Config, InputError
-from utils.data.folds import groups_of
 from utils.data.sources import KAGGLE_INPUT
 from utils.data.table import fingerprint
 from utils.machine.processes import run_in_process
@@ -78,7 +77,7 @@ def open_run(config: Config) -> Run:
     task = make_task(config, table)
     by_fold = [read_checked(folder, fold, table, task).assign(fold=fold) for fold, folder in folders.items()]
     predictions = pd.concat(by_fold, ignore_index=True)
-    groups = dict(zip(table[config.id_column], groups_of(table, config, task.repeats_texts), strict=True))
+    groups = dict(zip(table[config.id_column], task.groups(table), strict=True))
     predictions["group"] = predictions["id"].map(groups)
     return Run(config, task, folders, table, predictions)
 

@@ -40,6 +40,7 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
     name = name_from_targets(config) if config.task == "auto" else config.task
     check_choice("task", name, [*TASKS, "auto"])
     task = TASKS[name](config)
+    check_pooling(task)
     check_loss(task)
     metrics = {metric.name: metric for metric in (task.metric, *task.metrics)}
     if config.metric:
@@ -50,6 +51,24 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
     if train is not None:
         task.fit(train)
     return task
+
+
+def check_pooling(task: Task) -> None:
+    """Raise InputError for a pooling that the task has nothing for, and for a setting that does nothing."""
+    config, pooling = task.config, POOLINGS[task.config.pooling]
+    if not {*pooling.extras} <= {*task.extras}:
+        takers = [name for name, other in TASKS.items() if {*pooling.extras} <= {*other.extras}]
+        raise InputError(
+            f"pooling={config.pooling} needs each token's {' and '.join(pooling.extras)}, which "
+            f"task={task.name} does not give; set task={' or '.join(takers)}, or choose another pooling."
+        )
+    for option in {option for other in POOLINGS.values() for option in other.options} - {*pooling.options}:
+        if getattr(config, option) != getattr(Config, option):
+            takers = [name for name, other in POOLINGS.items() if option in other.options]
+            raise InputError(
+                f"{option}={getattr(config, option)} does nothing with pooling={config.pooling}; set "
+                f"pooling={' or '.join(takers)}."
+            )
 
 
 def check_loss(task: Task) -> None:
@@ -79,7 +98,8 @@ def load_table(config: Config) -> pd.DataFrame:
     """
     task, path = make_task(config), find_table(config.data)
     where = display_path(path)
-    table = task.check(check_table(read_table(path), config, where), where)
+    table = task.prepare(read_table(path), where)
+    table = task.check(check_table(table, config, where), where)
     if 0 < config.max_rows < len(table):
         table = table.sample(config.max_rows, random_state=config.seed).sort_index().reset_index(drop=True)
     return table
@@ -95,4 +115,4 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """
     task = make_task(config)
     strata = task.strata(table) if config.fold_by.startswith("stratified") else None
-    return assign_folds(table, config, strata, task.repeats_texts)
+    return assign_folds(table, config, strata, task.repeats_texts, task.compared_texts(table))

@@ -15,17 +15,18 @@ from transformers import PreTrainedTokenizerBase
 from utils.config import Config, InputError
 from utils.data.folds import Strata, quantile_bins
 from utils.data.table import check_rows
-from utils.data.tokens import Batch, Examples, tokenize
+from utils.data.tokens import Batch, Examples
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
+from utils.tasks.texts import Texts
 
 #: Every task by its name.
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task:
+class Task(Texts):
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
     Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
@@ -39,9 +40,6 @@ class Task:
     error: ClassVar[str] = "error"  # what ``errors`` are called
     loss_family: ClassVar[tuple[type[Loss], ...]] = ()  # what Config.loss names one of; empty: it has its own
     default_loss: ClassVar[str] = ""
-    #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
-    #: nothing.
-    repeats_texts: ClassVar[bool] = False
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
@@ -104,8 +102,7 @@ class Task:
         Args:
             max_length: None: the tokenizer's own, with which it was trained.
         """
-        texts = table[self.config.text_column].tolist()
-        tokens, lengths = tokenize(texts, tokenizer, max_length or tokenizer.model_max_length)
+        tokens, lengths = self.tokens(table, tokenizer, max_length or tokenizer.model_max_length)
         ids = table[self.config.id_column].tolist()
         return Examples(ids, tokens, np.cumsum(lengths), self.targets(table), np.arange(len(table)))
 
@@ -123,7 +120,7 @@ class Task:
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""
-        names = ("id_column", "text_column", "target_columns", "max_length", "eval_batch_size")
+        names = ("id_column", *self.text_settings, "target_columns", "max_length", "eval_batch_size")
         return {"task": self.name, "loss": self.loss_name, **{n: getattr(self.config, n) for n in names}}
 
     @property

@@ -215,7 +215,7 @@ class Classification(Labelled):
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """The training rows' shares of classes; logistic regression on TF-IDF of words and characters."""
-        texts, new = (rows[self.config.text_column].to_numpy() for rows in (train, held_out))
+        texts, new = (np.array(self.counted_texts(rows), dtype=object) for rows in (train, held_out))
         by_name: dict[str, list[np.ndarray]] = {}
         for codes, size in zip(self.targets(train).T, self.sizes, strict=True):
             rows = ~np.isnan(codes)

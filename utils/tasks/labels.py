@@ -89,10 +89,10 @@ class Multilabel(Classification):
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """The share of each label; where none is missing, logistic regression on TF-IDF."""
-        labels, texts = self.targets(train), train[self.config.text_column].tolist()
+        labels, texts = self.targets(train), self.counted_texts(train)
         predictions = {"majority": np.tile(np.nanmean(labels, axis=0), (len(held_out), 1))}
         if not np.isnan(labels).any():
-            new = held_out[self.config.text_column].tolist()
+            new = self.counted_texts(held_out)
             with contextlib.suppress(ValueError):  # no word occurs twice
                 logistic = baselines.predict_label_probabilities(texts, labels.astype(int), new)
                 predictions["TF-IDF, logistic regression"] = logistic

@@ -19,7 +19,7 @@ def find_leaks(table: pd.DataFrame, task: Task) -> str:
     Args:
         table: from ``add_folds``.
     """
-    texts = table[task.config.text_column]
+    texts = task.compared_texts(table)
     lines = [_groups(table, task)]
     if not task.repeats_texts:
         lines.append(_copies(table, task, copies.exact_copies(texts), EXACT, "exact_copies"))

@@ -123,7 +123,7 @@ class Regression(Task):
 
         Where targets are missing, each target has a model of its own, fitted to the rows that have it.
         """
-        texts, new = (rows[self.config.text_column].to_numpy() for rows in (train, held_out))
+        texts, new = (np.array(self.counted_texts(rows), dtype=object) for rows in (train, held_out))
         targets = self.targets(train)
         known = ~np.isnan(targets)
         if known.all():

@@ -13,6 +13,7 @@ from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 from utils.modeling.encoders import longest_text, reinitialize, set_dropout
 from utils.modeling.model import TextModel, TextModelConfig
+from utils.modeling.pooling import POOLINGS
 from utils.tasks import Task, make_task
 
 
@@ -50,6 +51,7 @@ def _fresh_model(config: Config, encoder_config: PreTrainedConfig, task: Task) -
         encoder=encoder_config,
         pooling=config.pooling,
         layer_dropout=config.layer_dropout,
+        pooling_options={name: getattr(config, name) for name in POOLINGS[config.pooling].options},
         head=task.head(),
         task=task.settings(),
     )

@@ -1,0 +1,162 @@
+"""Local context focus against a plain, slow reference: one text, one token and one head at a time."""
+
+import pytest
+import torch
+
+from tests.conftest import FAMILIES
+from utils.modeling.heads import HeadConfig
+from utils.modeling.local_context import SelfAttention, mask_context, weigh_context
+from utils.modeling.model import TextModel, TextModelConfig
+from utils.modeling.pooling import POOLINGS
+
+NAMES = ["lcf_cdm", "lcf_cdw", "lcf_fusion"]
+#: Of two pairs, [CLS] sentence [SEP] aspect [SEP]: how far tokens are from the aspect.
+DISTANCES = [[0, 3, 2, 1, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
+
+
+def make_model(family, name, window=2):
+    torch.manual_seed(0)
+    options = {"pooling": name, "pooling_options": {"local_window": window}}
+    model = TextModel(TextModelConfig(encoder=FAMILIES[family], head=HeadConfig(("a", "b")), **options))
+    for parameter in model.pooling.parameters():  # larger than they start, biases too
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def make_batch(side="right"):
+    """Ids, mask and distances of the pairs, padded on a side."""
+    length, generator = max(map(len, DISTANCES)), torch.Generator().manual_seed(1)
+    ids = torch.randint(5, 99, (2, length), generator=generator)
+    mask, distance = torch.zeros(2, length, dtype=torch.long), torch.zeros(2, length, dtype=torch.int32)
+    for row, values in enumerate(DISTANCES):
+        place = slice(0, len(values)) if side == "right" else slice(length - len(values), length)
+        mask[row, place], distance[row, place] = 1, torch.tensor(values, dtype=torch.int32)
+    return {"input_ids": ids * mask, "attention_mask": mask}, distance
+
+
+# --- the reference ------------------------------------------------------------------------------------------
+
+
+def slow_attention(module: SelfAttention, query_state, states, keys):
+    """What one token with ``query_state`` gathers from the tokens numbered ``keys``, head by head."""
+    width = len(query_state) // module.n_heads
+    parts = []
+    for head in range(module.n_heads):
+        own = slice(head * width, (head + 1) * width)
+        query = module.query(query_state)[own]
+        scores = torch.stack([query @ module.key(states[key])[own] for key in keys]) / width**0.5
+        shares = scores.exp() / scores.exp().sum()
+        values = [share * module.value(states[key])[own] for share, key in zip(shares, keys, strict=True)]
+        parts.append(sum(values))
+    return torch.cat(parts)
+
+
+def slow_weight(kind, distance, n, window):
+    """The definition: 1 in the window; outside it 0 (mask), or 1 - d / n with d the tokens beyond it."""
+    away = distance - 1
+    if distance == 0:
+        return 0.0
+    if away <= window:
+        return 1.0
+    return 0.0 if kind == "mask" else 1 - (away - window) / n
+
+
+def slow_pooling(pooling, states, distances):
+    """One text's vector from its tokens' states, (tokens, width), without padding."""
+    sentence = [i for i, distance in enumerate(distances) if distance > 0]
+    locals_of = {}
+    for kind in pooling.weighings:
+        weights = [slow_weight(kind, d, len(sentence), pooling.local_window) for d in distances]
+        local = [weight * state for weight, state in zip(weights, states, strict=True)]
+        attended = [slow_attention(pooling.local_attention, state, local, sentence) for state in local]
+        locals_of[kind] = [vector.tanh() for vector in attended]
+    joined = [
+        pooling.linear(torch.cat([state, *(locals_of[kind][i] for kind in pooling.weighings)]))
+        for i, state in enumerate(states)
+    ]
+    return slow_attention(pooling.joint_attention, joined[0], joined, range(len(states)))
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_is_the_slow_reference(family, name, side):
+    model = make_model(family, name)
+    inputs, distance = make_batch(side)
+    with torch.no_grad():
+        output = model(**inputs, extras={"distance": distance})
+        for row, distances in enumerate(DISTANCES):
+            states = output.hidden_states[-1][row][inputs["attention_mask"][row].bool()]
+            expected = slow_pooling(model.pooling, states, distances)
+            torch.testing.assert_close(output.pooled[row], expected, atol=1e-4, rtol=1e-4)
+
+
+# --- properties ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_padding_and_other_texts_change_nothing(name):
+    model, (inputs, distance) = make_model("bert", name), make_batch()
+    alone = {key: value[1:, : len(DISTANCES[1])] for key, value in inputs.items()}
+    together = model(**inputs, extras={"distance": distance}).logits[1]
+    expected = model(**alone, extras={"distance": distance[1:, : len(DISTANCES[1])]}).logits[0]
+    torch.testing.assert_close(together, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_learns_and_the_shares_are_of_the_text(name, family):
+    model, (inputs, distance) = make_model(family, name).train(), make_batch()
+    output = model(**inputs, extras={"distance": distance})
+    output.logits.square().sum().backward()
+    assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
+    weights = model.pooling.weights(output.hidden_states, inputs["attention_mask"], distance)
+    torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
+    assert not weights[inputs["attention_mask"][:, None].expand_as(weights) == 0].any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_where_the_aspect_stands_decides(name):
+    model, (inputs, distance) = make_model("bert", name), make_batch()
+    moved = distance.clone()
+    moved[0, 1:10] = torch.tensor([9, 8, 7, 6, 5, 4, 3, 2, 1])
+    before, after = (model(**inputs, extras={"distance": d}).logits for d in (distance, moved))
+    assert not torch.allclose(before[0], after[0])
+    torch.testing.assert_close(before[1], after[1])
+
+
+@pytest.mark.parametrize(("window", "kept"), [(0, [3, 4]), (2, range(1, 7)), (99, range(1, 10))])
+def test_the_window_is_counted_from_the_aspects_ends(window, kept):
+    distance = torch.tensor(DISTANCES[:1])
+    masked, weighed = (function(distance, window)[0] for function in (mask_context, weigh_context))
+    assert masked.nonzero().flatten().tolist() == list(kept)
+    assert (weighed[list(kept)] == 1).all()
+    assert (weighed[[0, 10, 11, 12, 13]] == 0).all()
+    if window == 2:
+        torch.testing.assert_close(weighed[7:10], 1 - torch.tensor([1.0, 2.0, 3.0]) / 9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_without_a_sentence_gives_numbers(name):
+    model, (inputs, distance) = make_model("bert", name), make_batch()
+    assert model(**inputs, extras={"distance": torch.zeros_like(distance)}).logits.isfinite().all()
+
+
+def test_heads_divide_the_width():
+    assert [SelfAttention(width).n_heads for width in (8, 32, 100, 200, 384, 768, 1024)] == [
+        1,
+        1,
+        1,
+        2,
+        6,
+        12,
+        16,
+    ]
+
+
+def test_settings_are_saved_with_the_model(tmp_path):
+    model = make_model("bert", "lcf_cdw", window=7)
+    model.save_pretrained(tmp_path)
+    loaded = TextModel.from_pretrained(tmp_path)
+    assert loaded.pooling.local_window == 7
+    assert set(NAMES) <= set(POOLINGS)

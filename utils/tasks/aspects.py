@@ -1,0 +1,160 @@
+"""Aspects: of a sentence, what it says about one thing that it names."""
+
+import re
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from utils.config import Config, InputError
+from utils.data.aspects import locate, split_marked
+from utils.data.table import check_columns, clean_text, match_columns
+from utils.data.tokens import Examples, encode_in_slices
+from utils.modeling.pooling import POOLINGS
+from utils.tasks.labels import Multiclass
+
+NEIGHBOURS = 4  # words on either side of an aspect that the baseline counts once more
+
+
+class Aspects(Multiclass):
+    """The polarity of an aspect, read as the pair (sentence, aspect).
+
+    The table's columns start and end say where the aspect stands, counted in characters; they may be missing
+    where each aspect occurs once. All aspects of a sentence are held out together.
+    """
+
+    name = "aspects"
+    extras = ("distance",)
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        if not config.pair_column:
+            raise InputError("task=aspects reads two columns; set pair_column, that of the aspects.")
+        if config.exact_copies == "split":
+            raise InputError(
+                "exact_copies=split would train on a sentence that is held out with another aspect; set "
+                "exact_copies=group."
+            )
+
+    @property
+    def shown_columns(self) -> list[str]:
+        return [*self.config.text_columns, "start", "end"]
+
+    # --- the table ------------------------------------------------------------------------------------------
+
+    def prepare(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
+        """``table`` with a row per aspect and its place; sentences may mark their aspects instead."""
+        text, aspect = self.config.text_columns
+        table = match_columns(table, [text, aspect, "start"], where)
+        check_columns(table, [text], where)
+        table = table.reset_index(drop=True)
+        if aspect not in table.columns and table[text].astype(str).str.contains("[B-ASP]", regex=False).any():
+            table = self._number(split_marked(table, text, aspect, where))
+        check_columns(table, [aspect], where)
+        return locate(table, text, aspect, where)
+
+    def _number(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Ids that are told apart, "7-1" and "7-2", where a sentence has several aspects."""
+        if self.config.id_column not in table.columns:
+            return table
+        ids = table[self.config.id_column].astype(str)
+        numbered = ids + "-" + (ids.groupby(ids).cumcount() + 1).astype(str)
+        return table.assign(**{self.config.id_column: ids.where(~ids.duplicated(keep=False), numbered)})
+
+    def table_of(self, rows: list) -> pd.DataFrame:
+        """Pairs of sentence and aspect, or sentences that mark their aspects as [B-ASP]food[E-ASP]."""
+        if not all(isinstance(row, str) for row in rows):
+            return super().table_of(rows)
+        if unmarked := [row for row in rows if "[B-ASP]" not in row]:
+            raise InputError(
+                f"{unmarked[0][:40]!r} marks no aspect; write [B-ASP] before it and [E-ASP] behind it, or "
+                "pass pairs of sentence and aspect."
+            )
+        return pd.DataFrame({self.config.text_column: rows})
+
+    def compared_texts(self, table: pd.DataFrame) -> pd.Series:
+        """The sentence alone: its other aspects must not be trained on."""
+        return table[self.config.text_column]
+
+    def counted_texts(self, table: pd.DataFrame) -> list[str]:
+        """The sentence; and once more, as words of their own, the aspect and its neighbours."""
+        texts = []
+        for text, aspect, start in self._places(table):
+            end = start + len(aspect)
+            near = [*text[:start].split()[-NEIGHBOURS:], aspect, *text[end:].split()[:NEIGHBOURS]]
+            texts.append(" ".join([text, *(f"near_{word}" for word in re.findall(r"\w+", " ".join(near)))]))
+        return texts
+
+    def quoted_texts(self, table: pd.DataFrame) -> pd.Series:
+        """The sentence with the aspect in square brackets."""
+        quoted = [
+            f"{text[:start]}[{aspect}]{text[start + len(aspect) :]}"
+            for text, aspect, start in self._places(table)
+        ]
+        return pd.Series(quoted, index=table.index, dtype=object)
+
+    def _places(self, table: pd.DataFrame):
+        """Of each row the sentence, the aspect, and where it starts."""
+        return zip(*(table[column] for column in (*self.config.text_columns, "start")), strict=True)
+
+    # --- examples -------------------------------------------------------------------------------------------
+
+    def encode(
+        self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> Examples:
+        """Pairs, and with each token its ``token_distances``. Raises InputError where they cannot be told."""
+        examples = super().encode(table, tokenizer, max_length)
+        if tokenizer.is_fast:
+            examples.extras["distance"] = self._distances(table, tokenizer, max_length)
+        elif POOLINGS[self.config.pooling].extras:
+            raise InputError(
+                f"pooling={self.config.pooling!r} needs to know where tokens stand, which this encoder's "
+                "tokenizer does not say; choose another pooling or encoder."
+            )
+        return examples
+
+    def _distances(self, table, tokenizer, max_length) -> np.ndarray:
+        """(tokens of all rows,), int32."""
+        texts, pairs = (table[column].tolist() for column in self.config.text_columns)
+        longest, places, distances = max_length or tokenizer.model_max_length, self._places(table), []
+        cut = self.config.pair_truncation
+        for encoded in encode_in_slices(texts, tokenizer, longest, pairs, cut, return_offsets_mapping=True):
+            distances += distances_of(encoded, [(start, aspect) for _, aspect, start in islice(places, 1000)])
+        return np.concatenate(distances)
+
+    def token_extras(self, encoded: BatchEncoding, pairs: list[tuple[str, str]]) -> dict[str, list]:
+        """Distances in texts whose places nobody has told, such as edited ones: the first place counts."""
+        places = [(clean_text(text).find(clean_text(aspect)), clean_text(aspect)) for text, aspect in pairs]
+        return {"distance": distances_of(encoded, places)}
+
+
+def distances_of(encoded: BatchEncoding, places: list[tuple[int, str]]) -> list[np.ndarray]:
+    """``token_distances`` of each encoded pair, int32, from where its aspect starts, and the aspect."""
+    distances = []
+    for number, (start, aspect) in enumerate(places):
+        in_sentence = np.array([part == 0 for part in encoded.sequence_ids(number)], dtype=bool)
+        spans = np.array(encoded["offset_mapping"][number]).reshape(-1, 2)
+        end = start + len(aspect) if start >= 0 else start
+        distances.append(token_distances(spans, in_sentence, start, end).astype(np.int32))
+    return distances
+
+
+def token_distances(spans: np.ndarray, in_sentence: np.ndarray, start: int, end: int) -> np.ndarray:
+    """How far each token lies from an aspect, (tokens,): 1 inside it, 1 more with every token away.
+
+    0 is left for what is no part of the sentence: special tokens, the second text and padding. An aspect that
+    was cut off lies behind the last token.
+
+    Args:
+        spans: of the tokens in their text, (tokens, 2).
+        in_sentence: (tokens,); start, end: of the aspect, in characters.
+    """
+    positions = np.flatnonzero(in_sentence)
+    if not len(positions):
+        return np.zeros(len(spans), dtype=int)
+    starts, ends = spans[positions].T
+    inside = positions[(starts < end) & (ends > start)]
+    first, last = (inside[0], inside[-1]) if len(inside) else (positions[-1] + 1,) * 2
+    tokens = np.arange(len(spans))
+    return np.where(in_sentence, 1 + np.maximum(0, np.maximum(first - tokens, tokens - last)), 0)
