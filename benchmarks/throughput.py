@@ -36,7 +36,7 @@ from utils.machine.encoders import encoder_source
 from utils.runs.fold import describe
 from utils.runs.progress import Progress
 from utils.runs.resume import save_state
-from utils.tasks import base
+from utils.tasks import texts
 from utils.training import loop
 from utils.training.predict import predict_batches
 from utils.training.setup import Training, prepare
@@ -62,7 +62,7 @@ def phases(setting: Setting, steps: int) -> dict[str, float]:
     Each part waits for the GPU, if there is one, before and after.
     """
     calls: dict[str, list[float]] = collections.defaultdict(list)
-    base.tokenize = measure.timed(base.tokenize, calls["tokenise"])
+    texts.tokenize = measure.timed(texts.tokenize, calls["tokenise"])
     table = setting.table(WARM_UP + steps)
     with contextlib.redirect_stdout(sys.stderr):
         training = prepare(setting.config(), table, 0)
