@@ -167,7 +167,7 @@ def recipes(draw):
     }
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(recipe=recipes())
 def test_any_recipe_trains_or_says_why_not(recipe, workspace):
     shutil.rmtree(workspace / "output" / "tiny", ignore_errors=True)

@@ -17,6 +17,7 @@ from tests.runs.helpers import assert_same
 from utils.machine import runtime
 
 
+@pytest.mark.full
 def test_three_folds_in_parallel_then_the_notebooks_that_compare_them(tmp_path):
     words = ["-p", "preset", "tiny", "-p", "fold", "0-2", "--jobs", "3"]
     printed = finish(start(*words, cwd=tmp_path))

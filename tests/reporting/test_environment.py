@@ -64,7 +64,10 @@ def test_a_package_that_does_not_work(fault, name, status, words, monkeypatch):
     assert check.remedy == "run: bash setup.sh"
 
 
-@pytest.mark.parametrize("name", ["torch", "transformers", "accelerate", "psutil"])
+@pytest.mark.parametrize(
+    "name",
+    ["torch", *(pytest.param(n, marks=pytest.mark.full) for n in ("transformers", "accelerate", "psutil"))],
+)
 def test_the_report_names_a_package_that_it_needs_itself(name):
     code = (
         f"import sys; sys.modules[{name!r}] = None; import utils.__main__ as cli; cli.main(['environment'])"
