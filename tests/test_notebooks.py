@@ -293,9 +293,8 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.full] * (kind != "binary")) for kind in KINDS]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("kind", KINDS)
 def test_lit_answers_for_labels(tmp_path, parameters, kind):
     label_table().to_csv(tmp_path / "labels.csv", index=False)
     options = {"preset": "tiny", "data": str(tmp_path / "labels.csv"), "texts": "12", **KINDS[kind]}
