@@ -14,7 +14,9 @@ from utils.machine import runtime
 from utils.runs import artifacts, submission
 from utils.runs.compare import compare_weights, verdict
 from utils.tasks import make_task
+from utils.training.build import build_model
 from utils.training.loop import add_gradients
+from utils.training.optim import parameter_groups
 from utils.training.setup import prepare
 
 #: Of each kind a task's settings.
@@ -196,3 +198,11 @@ def test_a_row_is_told_to_people_in_words(config, table):
     task = make_task(config("binary"), table("binary"))
     row = {"target": np.array([1.0]), "averaged": np.array([0.7, 0.3])}
     assert task.sample(row) == "target yes, averaged no (0.70)"
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_a_model_can_be_looked_at_before_any_table_is_seen(kind, workspace):
+    """As notebook 05 does, for the groups of its weights."""
+    settings = Config.make("tiny", **TASKS[kind])
+    groups = parameter_groups(build_model(settings)[0], settings)
+    assert groups[-1]["name"] == "head"

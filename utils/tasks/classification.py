@@ -41,7 +41,7 @@ class Classification(Labelled):
         return np.concatenate(shares, axis=1)
 
     def fit(self, train: pd.DataFrame) -> None:
-        self._train_codes = self.targets(train)
+        self.train_codes = self.targets(train)
         try:
             self.loss = self.make_loss(self.sizes)
         except ValueError as error:
@@ -49,9 +49,9 @@ class Classification(Labelled):
 
     def loss_option(self, name: str):
         if name == "class_weights":
-            return class_weights(self.config.class_weights, self._train_codes, self.sizes)
+            return class_weights(self.config.class_weights, self.train_codes, self.sizes)
         if name == "pos_weight":
-            return pos_weight(self.config.pos_weight, self._train_codes)
+            return pos_weight(self.config.pos_weight, self.train_codes)
         return super().loss_option(name)
 
     # --- the model ------------------------------------------------------------------------------------------

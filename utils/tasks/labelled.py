@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from utils.config import InputError
+from utils.config import Config, InputError
 from utils.data.table import check_rows
 from utils.modeling.heads import HeadConfig
 from utils.tasks.base import Task
@@ -20,7 +20,13 @@ class Labelled(Task):
     """
 
     n_labels: ClassVar[int | None] = None  # None: any number
-    labels: tuple[tuple[str, ...], ...] = ()  # of each target, in order; from ``see`` or ``restore``
+    labels: tuple[tuple[str, ...], ...]  # of each target, in order; from ``see`` or ``restore``
+
+    def __init__(self, config: Config):
+        super().__init__(config)
+        # Until a table is seen, as many labels as a model can be looked at with.
+        self.set_labels((config.labels or ("0", "1"),) * len(config.target_columns))
+        self.train_codes = np.empty((0, len(config.target_columns)))  # (training rows, targets), from ``fit``
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """``table`` with its targets as labels. Of several targets some may be missing, but not all."""

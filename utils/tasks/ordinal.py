@@ -47,16 +47,16 @@ class Ordinal(Classification):
 
     def head(self) -> HeadConfig:
         """With a loss of cuts, outputs start at the training rows' log-odds."""
-        head = super().head()
-        if not isinstance(self.loss, CutsLoss):
+        head, loss = super().head(), self.make_loss(self.sizes)
+        if not isinstance(loss, CutsLoss):
             return head
-        known = [codes[~np.isnan(codes)].astype(int) for codes in self._train_codes.T]
+        known = [codes[~np.isnan(codes)].astype(int) for codes in self.train_codes.T]
         starts = [
-            self.loss.starting_logits(torch.from_numpy(codes), size)
+            loss.starting_logits(torch.from_numpy(codes), size)
             for codes, size in zip(known, self.sizes, strict=True)
         ]
         location = tuple(torch.cat(starts).tolist())
-        shared = tuple(size - 1 for size in self.sizes) if self.loss.shares_direction else ()
+        shared = tuple(size - 1 for size in self.sizes) if loss.shares_direction else ()
         return replace(head, location=location, scale=(1.0,) * len(location), shared=shared)
 
     def output_names(self, target: str, labels: tuple[str, ...]) -> list[str]:
