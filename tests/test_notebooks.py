@@ -359,7 +359,7 @@ def test_the_tour_of_aspects_trains_what_it_compares(tmp_path, parameters):
 
 
 #: Committed before an idle machine has executed them; `make notebooks` writes their outputs.
-WITHOUT_OUTPUTS = {"07_labels", "08_aspects"}
+WITHOUT_OUTPUTS = {"08_aspects"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

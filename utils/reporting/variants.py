@@ -61,6 +61,7 @@ def plot_variants(comparison: pd.DataFrame, metric: Metric):
     axes.axvline(comparison["score"].iloc[0], color=GREY, linewidth=1, linestyle="--")
     axes.errorbar(comparison["score"], y, xerr=np.clip(spread, 0, None), fmt="o", capsize=3, color=BLUE)
     axes.set_yticks(y, map(literal, comparison["variant"]))
+    axes.set_ylim(-0.6, len(comparison) - 0.4)
     axes.set(title=f"Held-out {metric.label}, with 95 % bootstrap intervals", xlabel=metric.axis)
     axes.grid(axis="y", visible=False)
     return figure
