@@ -26,10 +26,12 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
-    task: str = "regression"  # binary | multiclass | multilabel | ordinal, or auto: as the targets are
+    # sample | questions | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
+    data: str = "sample"
+    task: str = "regression"  # binary | multiclass | multilabel | ordinal | spans, or auto: as the targets are
     id_column: str = "id"
     text_column: str = "excerpt"
+    question_column: str = ""  # spans: of the questions that are asked of the texts
     target_columns: tuple[str, ...] = ("target",)
     labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
     group_column: str = ""  # rows with the same value stay in one fold (fold_by="group")
@@ -44,6 +46,9 @@ class Config:
     # model
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
     max_length: int = number(256, least=8)  # tokens, special tokens included
+    stride: int = number(64)  # spans: tokens that two windows of a long text share; half a window at most
+    max_answer_tokens: int = number(30, least=1)  # spans: the longest answer
+    no_answer: str = choice("auto", "possible", "never")  # spans: auto: possible where a row has none
     pooling: str = "cls_layers"
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
     head_dropout: float = number(0.5, most=1)

@@ -32,11 +32,12 @@ KAGGLE_COMPETITIONS = {
     "commonlit": "commonlitreadabilityprize",
     "feedback": "feedback-prize-english-language-learning",
 }
-SOURCES = ("sample", "clear", *KAGGLE_COMPETITIONS)
+SHIPPED = {"sample": "sample/train.csv", "questions": "questions/train.json"}  # in this repository's data/
+SOURCES = (*SHIPPED, "clear", *KAGGLE_COMPETITIONS)
 
 
 def find_table(source: str) -> Path:
-    """The file of ``Config.data``: "sample", "clear", "commonlit", "feedback", or a path.
+    """The file of ``Config.data``: "sample", "questions", "clear", "commonlit", "feedback", or a path.
 
     Relative paths are looked up in the current directory, then in the workspace. "clear" is downloaded if
     absent; so is a competition if there is a Kaggle token. Raises InputError if there is no file.
@@ -61,8 +62,8 @@ def local_table(source: str) -> Path | None:
     """The file of a source if it is on this machine already."""
     if source not in SOURCES:
         candidates = [Path(source), runtime.workspace() / source]
-    elif source == "sample":
-        candidates = [runtime.ROOT / "data" / "sample" / "train.csv"]
+    elif source in SHIPPED:
+        candidates = [runtime.ROOT / "data" / SHIPPED[source]]
     elif source == "clear":
         candidates = [_downloaded(source)]
     else:

@@ -99,6 +99,7 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
     columns = [config.id_column, config.text_column, *config.target_columns, "fold"]
+    columns += filter(None, [config.question_column])
     numbers = table[columns].select_dtypes("floating") + 0.0  # older versions of pandas tell -0.0 from 0.0
     hashes = pd.util.hash_pandas_object(table[columns].assign(**numbers), index=False)
     return hashlib.sha256(hashes.to_numpy()).hexdigest()[:16]

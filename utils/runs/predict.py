@@ -40,6 +40,7 @@ def predict(folder: Path | str, rows: Sequence[str] | pd.DataFrame, text_column:
         check_columns(rows, [text_column], "the table")
         others = [name for name in rows.columns if name != config.text_column or name == text_column]
         rows = rows[others].rename(columns={text_column: config.text_column})
+    rows = task.arrange(rows, "the table")
     if config.id_column not in rows.columns:
         rows = rows.assign(**{config.id_column: [str(i) for i in range(len(rows))]})
     table = check_table(rows, config, targets=False)

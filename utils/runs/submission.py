@@ -14,7 +14,7 @@ from utils.machine.files import write_table
 from utils.machine.runtime import display_path
 from utils.runs import artifacts
 from utils.runs.run import Run
-from utils.tasks import Task
+from utils.tasks import Task, make_task
 from utils.training.predict import predict_examples
 
 
@@ -27,7 +27,8 @@ def load_test(config: Config, test: str | None = None) -> pd.DataFrame:
     path = find_table(test) if test else find_table(config.data).with_name("test.csv")
     if not path.is_file():
         raise InputError(f"there is no {display_path(path)} to predict; name the test set with test.")
-    return check_table(read_table(path), config, where=display_path(path), targets=False)
+    where = display_path(path)
+    return check_table(make_task(config).arrange(read_table(path), where), config, where, targets=False)
 
 
 def choose_weights(run: Run, wanted: str) -> list[str]:

@@ -40,6 +40,7 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
     name = name_from_targets(config) if config.task == "auto" else config.task
     check_choice("task", name, [*TASKS, "auto"])
     task = TASKS[name](config)
+    check_pooling(task)
     check_loss(task)
     metrics = {metric.name: metric for metric in (task.metric, *task.metrics)}
     if config.metric:
@@ -50,6 +51,18 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
     if train is not None:
         task.fit(train)
     return task
+
+
+def check_pooling(task: Task) -> None:
+    """Raise InputError for a pooling that keeps tokens apart where the task pools them, or the reverse."""
+    name = task.config.pooling
+    if POOLINGS[name].per_token != task.per_token:
+        fitting = [other for other, pooling in POOLINGS.items() if pooling.per_token == task.per_token]
+        what = "each token" if task.per_token else "the whole text"
+        raise InputError(
+            f"pooling={name!r} does not fit task={task.name}, which asks about {what}; "
+            f"set pooling={' or '.join(sorted(fitting))}."
+        )
 
 
 def check_loss(task: Task) -> None:
@@ -79,7 +92,7 @@ def load_table(config: Config) -> pd.DataFrame:
     """
     task, path = make_task(config), find_table(config.data)
     where = display_path(path)
-    table = task.check(check_table(read_table(path), config, where), where)
+    table = task.check(check_table(task.arrange(read_table(path), where), config, where), where)
     if 0 < config.max_rows < len(table):
         table = table.sample(config.max_rows, random_state=config.seed).sort_index().reset_index(drop=True)
     return table

@@ -41,6 +41,8 @@ class Task:
     #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
     #: nothing.
     repeats_texts: ClassVar[bool] = False
+    #: Whether the model answers per token, by a pooling that keeps tokens apart.
+    per_token: ClassVar[bool] = False
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
@@ -53,6 +55,13 @@ class Task:
         self.outputs = config.target_columns  # names of the scores that are explained, one per output
 
     # --- the table ------------------------------------------------------------------------------------------
+
+    def arrange(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
+        """``table`` as a file holds it, with the columns that the Config names; by default as it is.
+
+        Any table comes through here before it is checked, one without targets too.
+        """
+        return table
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """``table`` with its targets converted. Raises InputError naming the first that cannot be used.
@@ -171,6 +180,14 @@ class Task:
     def has(self, predictions: pd.DataFrame, weights: str) -> bool:
         """Whether a table as in predictions.csv has all predictions of some weights."""
         return set(self.columns(weights)) <= set(predictions.dropna(axis=1).columns)
+
+    def comparable(self, predictions: np.ndarray) -> np.ndarray:
+        """The columns of predictions that rounding changes but little; by default all."""
+        return predictions
+
+    def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+        """By how much comparable columns differ from row to row, as a measure for what rounding does."""
+        return float(np.nanstd(targets)) or 1.0
 
     def scores(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Every score by its name, the metric's among them, over all rows given."""
