@@ -36,9 +36,9 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 950,
+    "data": 1160,
     "modeling": 1000,
-    "tasks": 1800,
+    "tasks": 2310,
     "training": 1250,
     "runs": 1975,
     "reporting": 1700,

@@ -28,7 +28,8 @@ class Config:
     # data
     # sample | questions | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
     data: str = "sample"
-    task: str = "regression"  # binary | multiclass | multilabel | ordinal | spans, or auto: as the targets are
+    # binary | multiclass | multilabel | ordinal | spans, or auto: as the targets are
+    task: str = "regression"
     id_column: str = "id"
     text_column: str = "excerpt"
     question_column: str = ""  # spans: of the questions that are asked of the texts

@@ -28,7 +28,8 @@ def flatten(table: pd.DataFrame, columns: dict[str, str], where: str) -> pd.Data
     rows = []
     for title, context, question in _questions(table["data"].iloc[0], where):
         place = f"question {question.get('id', len(rows) + 1)!r}"
-        answers = [] if question.get("is_impossible") else _list(question, "answers", place, where, default=[])
+        answers = _list(question, "answers", place, where, default=[])
+        answers = [] if question.get("is_impossible") else answers
         if not all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in answers):
             raise InputError(f"{where} is not in SQuAD's format: {place} has an answer without 'text'.")
         first = answers[0] if answers else {}

@@ -25,8 +25,8 @@ def encode_windows(
 ) -> Examples:
     """An example per window: the question, and as much of its context as fits into ``max_length`` tokens.
 
-    A question is cut to a quarter of ``max_length``, whatever the others are, so that its windows are the same
-    in any table.
+    A question is cut to a quarter of ``max_length``. How long the others are changes nothing, so that its
+    windows are the same in any table.
 
     Args:
         contexts: as they were given. The model reads them with each run of white space as one space.
@@ -111,9 +111,9 @@ def _in_original(spans: np.ndarray, inside: np.ndarray, text: str, places: np.nd
 
 
 def tokens_of(spans: np.ndarray, examples: Examples) -> np.ndarray:
-    """The first and last token of each row's span in each window, (examples, 2), counted from its first token.
+    """The first and last token of each row's span in each window, (examples, 2).
 
-    Both are 0, the window's first token, where the window does not hold all of the span.
+    They are counted from the window's first token. Both are 0 where the window does not hold all of the span.
 
     Args:
         spans: where each row's answer starts and stops, in characters of its context, (rows, 2); -1 where

@@ -25,7 +25,7 @@ class Pooling(nn.Module):
     name: ClassVar[str] = ""
     #: Token-aligned extras of the examples that ``forward`` and ``weights`` take as further arguments.
     extras: ClassVar[tuple[str, ...]] = ()
-    #: Whether ``forward`` gives a vector per token, (batch, tokens, width), for a task that answers per token.
+    #: Whether ``forward`` gives (batch, tokens, width), for a task that answers per token.
     per_token: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs):
@@ -155,14 +155,6 @@ class MeanLayers(LayerPooling):
 
     def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
         return mask / mask.sum(dim=1, keepdim=True)
-
-
-def per_text(pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """One vector per text, (batch, width), of what a pooling gives: where it is per token, their mean."""
-    if pooled.dim() == 2:
-        return pooled
-    shares = (mask / mask.sum(dim=1, keepdim=True)).to(pooled.dtype)
-    return (shares.unsqueeze(1) @ pooled).squeeze(1)
 
 
 def first_token(mask: torch.Tensor) -> torch.Tensor:

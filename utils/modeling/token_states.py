@@ -20,3 +20,11 @@ class TokenStates(LayerPooling):
     def token_shares(self, mask: torch.Tensor) -> torch.Tensor:
         """In the mean over the tokens, since ``weights`` speaks of one vector per text."""
         return mask / mask.sum(dim=1, keepdim=True)
+
+
+def per_text(pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """One vector per text, (batch, width), of what a pooling gives: where it is per token, their mean."""
+    if pooled.dim() == 2:
+        return pooled
+    shares = (mask / mask.sum(dim=1, keepdim=True)).to(pooled.dtype)
+    return (shares.unsqueeze(1) @ pooled).squeeze(1)

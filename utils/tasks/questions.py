@@ -26,7 +26,8 @@ class Questions(Task):
             raise InputError("task=spans needs question_column, the name of the column of questions; set it.")
         if len(config.target_columns) > 2:
             raise InputError("task=spans takes the columns of answer and start; set target_columns to them.")
-        self.answer, self.start, *_ = *config.target_columns, "start"
+        self.answer: str = config.target_columns[0]
+        self.start: str = [*config.target_columns, "start"][1]
         self.contexts: dict[str, str] = {}  # as they were given, of every row seen, by id
         self.rows: dict[str, int] = {}  # of the table, by id
         self.truths: list[tuple[str, ...]] = []  # the true answers of each of these rows
@@ -37,8 +38,8 @@ class Questions(Task):
         config = self.config
         if is_squad(table):
             names = (config.id_column, config.question_column, config.text_column, self.answer, self.start)
-            columns = dict(zip(("id", "question", "context", "answer", "start"), names, strict=True))
-            table = flatten(table, columns, where)
+            by_role = dict(zip(("id", "question", "context", "answer", "start"), names, strict=True))
+            table = flatten(table, by_role, where)
         columns = [config.question_column, config.text_column]
         table = match_columns(table, columns, where)
         check_columns(table, columns, where)
@@ -138,9 +139,11 @@ class Questions(Task):
 
     def predictions_table(self, ids, values) -> pd.DataFrame:
         """The numbers, and the answers' texts."""
-        spans = {name: array[:, 1:] if name == "target" else self.predicted(array) for name, array in values.items()}
-        texts = {f"{name} answer": self.texts(ids, places) for name, places in spans.items()}
-        return super().predictions_table(ids, values).assign(**texts)
+        table = super().predictions_table(ids, values)
+        for name, array in values.items():
+            spans = array[:, 1:] if name == "target" else self.predicted(array)
+            table[f"{name} answer"] = self.texts(ids, spans)
+        return table
 
     def sample(self, values) -> str:
         """The first true answer and the predicted ones, or that there is none."""

@@ -36,7 +36,7 @@ def _f1(given: str, expected: str) -> float:
 
 
 def fit_cut(answered: np.ndarray, unanswered: np.ndarray, margins: np.ndarray) -> float:
-    """The cut on ``margins``, above which a row is left without an answer, that has the highest sum of scores.
+    """The cut on ``margins``, above which rows are left without an answer, with the highest sum of scores.
 
     Of equally good ones it is the nearest to 0.
 

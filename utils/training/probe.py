@@ -12,7 +12,7 @@ from utils.machine import runtime
 from utils.machine.files import short_reason
 from utils.machine.precision import Native
 from utils.modeling.model import TextModel, TextModelOutput
-from utils.modeling.pooling import per_text
+from utils.modeling.token_states import per_text
 from utils.training.setup import Training
 
 Model = Callable[[Training, Batch], TextModelOutput]
