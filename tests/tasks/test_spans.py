@@ -98,6 +98,17 @@ def test_windows_are_joined_and_no_span_is_longer_than_permitted(config, table):
     np.testing.assert_allclose(predictions, alone, atol=1e-5)
 
 
+def test_a_model_that_knows_the_answers_gives_them_back(config, table):
+    """From tokens and windows to the text as it was given; and to no answer where there is none."""
+    training = prepare(config(), table, 0)
+    examples, task = training.held_out, training.task
+    outputs = [np.zeros((length, 2)) for length in examples.lengths]
+    for logits, positions in zip(outputs, examples.targets.astype(int), strict=True):
+        logits[positions, [0, 1]] = 9.0
+    scores = task.scores(training.targets, task.decode(outputs, examples))
+    assert scores == dict.fromkeys(scores, 1.0)
+
+
 def everything(training, examples, batch_size):
     batches = tokens.evaluation_batches(examples.lengths, batch_size)
     return predict_batches(training.model, examples, batches, training.tokenizer, torch.device("cpu"))
