@@ -1,6 +1,7 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,14 +11,15 @@ import torch
 from transformers import BatchEncoding
 
 from utils.config import InputError
-from utils.data.table import clean_text
 from utils.data.tokens import evaluation_batches
 from utils.lit.lookup import lookup_replaced
+from utils.lit.pairs import Text, explained_text, tokenize_texts
 from utils.lit.readable import readable_tokens, readable_vocabulary
 from utils.lit.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
 from utils.modeling.model import TextModelOutput
 from utils.modeling.pooling import at, first_token
+from utils.modeling.token_states import text_vectors
 from utils.runs import artifacts
 from utils.tasks import Task
 
@@ -39,6 +41,7 @@ class Reading:
     layers: dict[int, np.ndarray]  # mean over the tokens of each chosen layer (0: the embeddings), (width,)
     layer_gradients: dict[int, np.ndarray]  # of the score, when all tokens' states in that layer move alike
     attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout, where there is any
+    logits: np.ndarray | None = None  # (tokens, outputs), of a model that answers per token
 
 
 class Encoded(NamedTuple):
@@ -90,17 +93,17 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def scores(self, texts: list[str]) -> np.ndarray:
+    def scores(self, texts: Sequence[Text]) -> np.ndarray:
         """The scores alone, (texts, outputs), computed in batches of similar length."""
         scores = np.empty((len(texts), len(self.task.outputs)))
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
-            inputs = self.encode([texts[number] for number in numbers]).inputs
+            encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
-                scores[numbers] = self._scores(self.model(**inputs).logits)
+                scores[numbers] = self._scores(in_text(self.model(**encoded.inputs).logits, encoded))
         return scores
 
-    def read(self, texts: list[str], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+    def read(self, texts: Sequence[Text], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
         """Everything about some texts, in one batch.
 
         Args:
@@ -112,11 +115,12 @@ class Explainer:
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            gradients = self._gradients(output, vectors)
+            logits = in_text(output["logits"], encoded)
+            gradients = self._gradients(output, logits, vectors)
         per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
         per_text = {
-            "scores": self._scores(output["logits"]),
-            "pooled": _array(output["pooled"]),
+            "scores": self._scores(logits),
+            "pooled": _array(text_vectors(output["pooled"], encoded.inputs["attention_mask"])),
             "pooled_gradient": _array(gradients.pooled),
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
@@ -124,7 +128,7 @@ class Explainer:
         return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
 
     @torch.no_grad()
-    def attentions(self, text: str) -> tuple[list[str], np.ndarray | None]:
+    def attentions(self, text: Text) -> tuple[list[str], np.ndarray | None]:
         """The tokens of a text, and attention, (layers, heads, from, to), where there is any."""
         inputs = self.encode([text]).inputs
         with self._lock:
@@ -133,14 +137,14 @@ class Explainer:
         weights = attention_weights(output, inputs["attention_mask"])
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
 
-    def encode(self, texts: list[str]) -> Encoded:
+    def encode(self, texts: Sequence[Text]) -> Encoded:
         encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
         positions = [np.flatnonzero(np.array(row) == 0) for row in special]
         # The space before a word, which some tokenizers count as part of it, is left out.
         spans = [
             [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
-            for text, row, numbers in zip(map(clean_text, texts), offsets, positions, strict=True)
+            for text, row, numbers in zip(map(explained_text, texts), offsets, positions, strict=True)
         ]
         padded = self.tokenizer.pad(encoded, return_tensors="pt")
         if self.tokenizer.padding_side == "left":
@@ -150,10 +154,9 @@ class Explainer:
             ]
         return Encoded(dict(padded.to(self.model.device)), positions, spans)
 
-    def tokenize(self, texts: list[str], **options) -> BatchEncoding:
+    def tokenize(self, texts: Sequence[Text], **options) -> BatchEncoding:
         """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
-        cleaned = [clean_text(text) for text in texts]
-        return self.tokenizer(cleaned, truncation=True, max_length=self.config.max_length, **options)
+        return tokenize_texts(texts, self.tokenizer, self.config.max_length, **options)
 
     # --- the steps of ``read`` ---------------------------------------------------------------------------
 
@@ -174,8 +177,8 @@ class Explainer:
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
             return self.model(**encoded.inputs, **options)
 
-    def _gradients(self, output: TextModelOutput, vectors: torch.Tensor) -> Gradients:
-        score = self.task.explained(output["logits"], self.output).sum()
+    def _gradients(self, output: TextModelOutput, logits: torch.Tensor, vectors: torch.Tensor) -> Gradients:
+        score = self.task.explained(logits, self.output).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
         of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
@@ -183,7 +186,7 @@ class Explainer:
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)
         ]
-        return Gradients(of_vectors, of_pooled, of_layers)
+        return Gradients(of_vectors, of_pooled if of_pooled.dim() == 2 else of_pooled.sum(dim=1), of_layers)
 
     @torch.no_grad()
     def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
@@ -194,7 +197,7 @@ class Explainer:
         if attentions is not None:
             weights = self.model.pooling.weights(output.hidden_states, mask)
             arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
-        return arrays
+        return arrays if output["logits"].dim() == 2 else arrays | {"logits": _array(output["logits"])}
 
     @torch.no_grad()
     def _layers(self, encoded: Encoded, output: TextModelOutput) -> list[np.ndarray]:
@@ -230,6 +233,16 @@ class Explainer:
         """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
         scores = [self.task.explained(logits, number) for number in range(len(self.task.outputs))]
         return torch.stack(scores, dim=1).detach().cpu().double().numpy()
+
+
+def in_text(logits: torch.Tensor, encoded: Encoded) -> torch.Tensor:
+    """Logits per token, (batch, tokens, outputs), with minus infinity at what is not explained."""
+    if logits.dim() == 2:
+        return logits
+    outside = torch.ones(logits.shape[:2], dtype=torch.bool)
+    for row, positions in enumerate(encoded.positions):
+        outside[row, positions] = False
+    return logits.masked_fill(outside.unsqueeze(-1).to(logits.device), -torch.inf)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

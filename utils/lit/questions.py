@@ -30,7 +30,8 @@ class HeldOut:
         self.weights = split_weights(run, weights)[0]
         self.output = output_number(run.task, target)
         self.model, self.dataset = model_name(self.fold, self.weights), dataset_name(self.fold)
-        self.score = make_view(run.task, self.output, run.table).score  # the name of the score's field
+        self.view = make_view(run.task, self.output, run.table)
+        self.score = self.view.score  # the name of the score's field
         folder = artifacts.weights_folder(run.folders[self.fold], self.weights)
         self.explainer = Explainer(folder, run.task, self.output)
         rows, name = lit.ask("get_dataset", dataset_name=self.dataset), run.task.outputs[self.output]
@@ -75,7 +76,7 @@ class HeldOut:
         answers = self.lit.salience(method, self.model, self.dataset, rows, **settings)
         if method == "LIME":
             return answers  # of words already
-        spans = self.explainer.encode([self.text(row) for row in rows]).spans
+        spans = self.explainer.encode([self.view.text_of(row["data"]) for row in rows]).spans
         return [
             words_of(self.text(row), row_spans, values)
             for row, row_spans, (_, values) in zip(rows, spans, answers, strict=True)

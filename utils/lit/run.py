@@ -12,6 +12,7 @@ from utils.config import InputError, check_choice
 from utils.lit.components import LAYOUT, KnownTargets, generators, interpreters
 from utils.lit.explain import Explainer
 from utils.lit.server import Lit, check_port
+from utils.lit.spans import SpansView  # noqa: F401 - registers itself
 from utils.lit.spec import RESERVED, make_view
 from utils.lit.wrappers import FoldModel, TextDataset
 from utils.machine import runtime

@@ -13,6 +13,8 @@ import numpy as np
 import pandas as pd
 from lit_nlp.api import types
 
+from utils.lit.explain import Reading
+from utils.lit.pairs import Text
 from utils.modeling.heads import HeadConfig
 from utils.tasks import Task
 from utils.tasks.regression import Regression
@@ -70,6 +72,14 @@ class View:
             example: the text's fields.
         """
         return {name: float(score) for name, score in zip(self.scores, scores, strict=True)}
+
+    def text_of(self, example: types.JsonDict) -> Text:
+        """What the model reads of an example."""
+        return example[self.task.config.text_column]
+
+    def of_reading(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
+        """A value for each of ``outputs`` that ``values`` does not give, from all that was read."""
+        return {}
 
     def sign(self, values: types.JsonDict) -> int:
         """1, or -1 where the gradients of the layers are to point the other way."""

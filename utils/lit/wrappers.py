@@ -40,6 +40,8 @@ class TextDataset(dataset.Dataset):
 def _is_category(column: pd.Series, used: set[str]) -> bool:
     if column.name in used or column.name == "standard_error":  # of a target, in CommonLit's data
         return False
+    if column.name.startswith("_"):  # a task's own
+        return False
     return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
 
 
@@ -50,7 +52,7 @@ class FoldModel(model.BatchedModel):
         self.explainer, self.view = explainer, view
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
-        self._has_attention = explainer.attentions("a text")[1] is not None
+        self._has_attention = explainer.attentions(view.text_of({self._text: "a text"}))[1] is not None
         self._description = description
 
     def description(self) -> str:
@@ -87,11 +89,12 @@ class FoldModel(model.BatchedModel):
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
         embeddings = [example.get("token_embeddings") for example in inputs]
-        readings = self.explainer.read([example[self._text] for example in inputs], embeddings)
+        readings = self.explainer.read([self.view.text_of(example) for example in inputs], embeddings)
         return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
 
     def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
         values = self.view.values(reading.scores, self._head, example)
+        values |= self.view.of_reading(reading, example)
         sign = self.view.sign(values)
         output = values | {
             "tokens": reading.tokens,
@@ -123,7 +126,7 @@ class FoldModel(model.BatchedModel):
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """The outputs that follow from the scores, without gradients and attention: fast."""
         inputs = list(inputs)
-        scores = self.explainer.scores([example[self._text] for example in inputs])
+        scores = self.explainer.scores([self.view.text_of(example) for example in inputs])
         return [
             self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
         ]

@@ -22,7 +22,7 @@ class TokenStates(LayerPooling):
         return mask / mask.sum(dim=1, keepdim=True)
 
 
-def per_text(pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def text_vectors(pooled: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """One vector per text, (batch, width), of what a pooling gives: where it is per token, their mean."""
     if pooled.dim() == 2:
         return pooled

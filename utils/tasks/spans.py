@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import torch
 
 from utils.data.windows import START, STOP, encode_windows, tokens_of
 from utils.modeling.pooling import first_token, one_hot
@@ -9,7 +10,7 @@ from utils.modeling.span_loss import SpanLoss
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.questions import END, GIVEN, Questions
 from utils.tasks.span_scores import fit_cut, judge, most_similar_sentence
-from utils.tasks.span_search import best_spans, combine_spans
+from utils.tasks.span_search import best_span, best_spans, combine_spans
 
 
 class Spans(Questions):
@@ -66,8 +67,10 @@ class Spans(Questions):
         return {**super().settings(), **{n: getattr(self.config, n) for n in names}, "no_answer": no_answer}
 
     def explained(self, logits, output):
-        """The highest logit of a token to be the start, or the end."""
-        return logits[..., output].amax(dim=1)
+        """The logit of the best span's start, or end; where tokens may be neither, logits are infinite."""
+        numbers = logits.detach().float().cpu().numpy()
+        spans = [best_span(one, np.isfinite(one[:, 0]), self.config.max_answer_tokens)[1:] for one in numbers]
+        return torch.stack([one[span[output], output] for one, span in zip(logits, spans, strict=True)])
 
     # --- predictions ----------------------------------------------------------------------------------------
 

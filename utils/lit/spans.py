@@ -1,0 +1,54 @@
+"""What LIT shows of answers: the question beside its text, and the best span in it."""
+
+import numpy as np
+import pandas as pd
+from lit_nlp.api import dtypes, types
+
+from utils.lit.explain import Reading
+from utils.lit.pairs import Text, explained_text
+from utils.lit.spec import View, make_view
+from utils.tasks.span_search import best_span
+from utils.tasks.spans import Spans
+
+
+class SpansView(View):
+    """The best span of a text, and the logits of its start and end, of which one is explained."""
+
+    task: Spans
+
+    def text_of(self, example: types.JsonDict) -> Text:
+        config = self.task.config
+        return example.get(config.question_column, ""), example[config.text_column]
+
+    def dataset_fields(self) -> types.Spec:
+        return {
+            self.task.config.question_column: types.TextSegment(),
+            self.task.answer: types.StringLitType(),
+        }
+
+    def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
+        return table[list(self.dataset_fields())].astype(str)
+
+    def inputs(self) -> types.Spec:
+        return {self.task.config.question_column: types.TextSegment()}
+
+    def outputs(self) -> types.Spec:
+        return super().outputs() | {
+            "predicted span": types.SpanLabels(align="tokens"),
+            "predicted text": types.GeneratedText(parent=self.task.answer),
+        }
+
+    def of_reading(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
+        """The best span whether or not "no answer" is better: in tokens, and as the clean text has it."""
+        if reading.logits is None or not reading.tokens:
+            return {"predicted span": [], "predicted text": ""}
+        allowed = np.array([stop > start for start, stop in reading.spans])
+        _, first, last = best_span(reading.logits, allowed, self.task.config.max_answer_tokens)
+        text = explained_text(self.text_of(example))[reading.spans[first][0] : reading.spans[last][1]]
+        span = dtypes.SpanLabel(start=first, end=last + 1, label="answer")
+        return {"predicted span": [span], "predicted text": text}
+
+
+@make_view.register
+def _(task: Spans, output: int, table: pd.DataFrame) -> SpansView:
+    return SpansView(task, output)
