@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from utils.config import InputError
 from utils.data.table import clean_text
@@ -12,9 +13,23 @@ from utils.data.windows import START, STOP, encode_windows, kept_characters, tok
 from utils.machine.encoders import encoder_source
 
 
-@pytest.fixture(scope="module", params=["left", "right"])
+@pytest.fixture(scope="module", params=["pieces", "bytes", "marks"])
 def tokenizer(request):
-    return AutoTokenizer.from_pretrained(encoder_source("tiny"), padding_side=request.param)
+    """The tiny encoder's word pieces; two kinds of tokens that begin with the space before a word."""
+    if request.param == "pieces":
+        return AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    made = Tokenizer(models.BPE(unk_token="<unk>"))
+    alphabet = pre_tokenizers.ByteLevel.alphabet() if request.param == "bytes" else []
+    splitter = pre_tokenizers.ByteLevel if request.param == "bytes" else pre_tokenizers.Metaspace
+    made.pre_tokenizer = splitter()
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    options = {"special_tokens": [*names.values()], "initial_alphabet": alphabet, "show_progress": False}
+    corpus = ["Words here and an end. Who is it? one two three four five six aBé 's -9 a b c d"] * 3
+    made.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=330, **options))
+    ends = [("<s>", 0), ("</s>", 1)]
+    pair = "<s> $A </s> </s> $B </s>"
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", pair=pair, special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **names)
 
 
 TEXTS = st.text(alphabet="aBé 's.\n\t\u00a0\u2009-9", max_size=80)

@@ -38,9 +38,9 @@ class TextDataset(dataset.Dataset):
 
 
 def _is_category(column: pd.Series, used: set[str]) -> bool:
-    if column.name in used or column.name == "standard_error":  # of a target, in CommonLit's data
+    if column.name in used or column.name.startswith("_"):  # the latter are the task's own
         return False
-    if column.name.startswith("_"):  # a task's own
+    if column.name == "standard_error":  # of a target, in CommonLit's data
         return False
     return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
 
