@@ -129,7 +129,9 @@ def check(jobs: list[Job]) -> None:
 def group_by_data(jobs: list[Job]) -> list[list[Job]]:
     """Jobs that share a table and its folds, so that each table is read once."""
     names = ("task", "data", "id_column", "text_column", "target_columns", "group_column", "max_rows")
-    key = operator.attrgetter(*names, "n_folds", "fold_by", "exact_copies", "near_copies", "seed")
+    own_to_tasks = ("question_column", "no_answer")
+    folds = ("n_folds", "fold_by", "exact_copies", "near_copies", "seed")
+    key = operator.attrgetter(*names, *own_to_tasks, *folds)
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         groups.setdefault(key(job.config), []).append(job)

@@ -19,6 +19,7 @@ from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
 from utils.runs.thresholds import FLATTERING, NESTED, USUAL, compare_cuts
 from utils.tasks import add_folds, load_table, make_task
+from utils.training.loop import train_epoch
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import prepare
 
@@ -75,12 +76,25 @@ def test_it_learns_and_keeps_what_it_predicts(run, table):
     assert history["train_loss"].iloc[-1] < 0.9 * history["train_loss"].iloc[0]
     assert result["scores"]["best"]["f1"] == history["f1"].max()
     assert set(result["baselines"]) == {"no answer", "sentence with most words in common"}
-    written = artifacts.read_predictions(folder).fillna("").set_index("id")
+    written = artifacts.read_predictions(folder).set_index("id")
+    written["last answer"] = written["last answer"].fillna("")
     contexts = table.set_index("id")["_context"]
     for name, row in written.iterrows():
         answer = contexts[name][int(row["last start"]) : int(row["last stop"])]
         assert row["last answer"] == ("" if row["last no answer"] > 0 else answer)
         assert answer
+
+
+@pytest.mark.full
+def test_a_tiny_encoder_learns_where_the_answers_stand(config, table):
+    settings = config(max_length=48, epochs=30, lr=5e-3, averaging="none", head_dropout=0.0, batch_size=8)
+    training = prepare(settings, table, 0)
+    for epoch in range(30):
+        for _ in train_epoch(training, epoch):
+            pass
+    rows, task = table[table["fold"] != 0], training.task
+    predictions = decode(task, training.train, everything(training, training.train, batch_size=64))
+    assert task.score(task.targets(rows), predictions) > 0.9
 
 
 def test_windows_are_joined_and_no_span_is_longer_than_permitted(config, table):
