@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that can be learnt from a GPU in eight minutes: is training correct on it, is it fast, what does it
 # wait for. For a bare Linux machine with an NVIDIA GPU and a Python that has PyTorch with CUDA, transformers,
-# accelerate, pandas and scikit-learn. Needs no network, no git and no .venv. docs/gpu.md explains it.
+# accelerate, pandas and scikit-learn. Needs no network, no git and no .venv. docs/gpu_check.md explains it.
 #
 #   bash benchmarks/gpu_check.sh                all parts: correct fast waits apex tests
 #   bash benchmarks/gpu_check.sh waits fast     these parts, in this order
@@ -37,8 +37,10 @@ mkdir -p "$OUT" && [ -w "$OUT" ] || fail "$OUT cannot be written; set OUT to ano
 OUT=$(cd "$OUT" && pwd)
 log=$OUT/gpu-check.log
 : >"$log"
-scratch=$(mktemp -d)
+scratch=$(mktemp -d) child=""
 trap 'rm -rf "$scratch"' EXIT
+# timeout passes the signal on to the part and all its processes, before their folder goes.
+trap '[ -z "$child" ] || { kill "$child"; wait "$child"; } 2>/dev/null; exit 1' INT TERM HUP
 
 # Only what this machine lacks, into a folder of its own: its torch, and whatever else it has, stay as they are.
 install_wheels() {
@@ -61,7 +63,7 @@ limit() {
   case "$1" in
     correct) echo 150 ;;
     fast) echo 190 ;;
-    waits) echo 50 ;;
+    waits) echo 60 ;;
     apex) echo 40 ;;
     tests) echo 60 ;;
   esac
@@ -90,8 +92,11 @@ for part in "${parts[@]}"; do
   fi
   echo "--- $part (at most $most s)"
   # The part begins nothing new in its last seconds. What it has measured is in its file, whatever ends it.
-  timeout -k 5 "$most" "$python" -m benchmarks.gpu "$part" "${options[@]}" --seconds $((most - 8)) 2>>"$log"
+  timeout -k 5 "$most" "$python" -m benchmarks.gpu "$part" "${options[@]}" --seconds $((most - 8)) 2>>"$log" &
+  child=$!
+  wait "$child"
   code=$?
+  child=""
   [ $code -eq 0 ] || echo "$part ended with status $code after $SECONDS s in all"
   case "$part" in correct | apex) [ $code -eq 0 ] || status=1 ;; esac
 done

@@ -30,6 +30,21 @@ def test_every_preset_is_valid(preset):
     assert Config.make(preset).preset == preset
 
 
+@pytest.mark.parametrize(
+    ("preset", "task", "target"),
+    [
+        ("levels", "ordinal", "level"),
+        ("suitable", "binary", "suitable"),
+        ("vader", "multiclass", "sentiment"),
+        ("vader_rating", "regression", "rating"),
+    ],
+)
+def test_presets_of_labels_and_of_grades(preset, task, target):
+    config = Config.make(preset)
+    assert (config.task, config.target_columns, config.fold_by) == (task, (target,), "group")
+    assert config.run_name == preset
+
+
 def test_overrides_are_coerced_to_the_fields_types():
     config = Config.make(
         "demo", fold=3.0, lr="1e-4", target_columns="a, b", epochs=4, swa_start=1, standardize="False", run=1
@@ -68,14 +83,24 @@ def test_none_is_a_choice_or_refused_and_never_dropped(field, value):
         ({"lr": 0}, "out of range"),
         ({"n_folds": 1}, "must be 2 or more"),
         ({"head_dropout": 1.5}, "must be from 0 to 1"),
-        ({"optimizer": "adam"}, "did you mean 'adamw'"),
+        ({"optimizer": "adamm"}, "did you mean 'adam'"),
         ({"schedule": "cosin"}, "did you mean 'cosine'"),
         ({"precision": "fp-16"}, "did you mean 'fp16'"),
+        ({"lr_factor": 1}, "must be from 1e-12 to 0.99"),
+        ({"lr_patience": 0, "schedule": "plateau"}, "must be 1 or more"),
+        ({"lr_factor": 0.3}, "does nothing with schedule=cosine; set schedule to step or plateau, or leave"),
+        ({"lr_patience": 3, "schedule": "step"}, "does nothing with schedule=step; set schedule to plateau"),
+        ({"lr_step_epochs": 2, "schedule": "plateau"}, "set schedule to step, or leave lr_step_epochs out"),
+        ({"min_lr_ratio": 0.1, "schedule": "linear"}, "set schedule to cosine or plateau"),
         ({"averaging": "mean"}, "choose one of"),
         ({"standardize": "maybe"}, "True or False"),
         ({"target_columns": ""}, "target_columns is empty"),
         ({"target_columns": 3}, "names separated by commas"),
         ({"fold_by": "group", "group_column": ""}, "needs group_column"),
+        (
+            {"fold_by": "stratified_group", "group_column": ""},
+            'fold_by="stratified_group" needs group_column',
+        ),
         ({"target_columns": "a,a"}, "name each column once"),
         ({"target_columns": "fold"}, "none of them fold"),
         ({"epochs": 1}, "leaves nothing to average"),

@@ -11,6 +11,8 @@ import traceback
 from functools import partial
 
 import numpy as np
+import pandas as pd
+import psutil
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -29,6 +31,13 @@ SCRIPT = runtime.ROOT / "benchmarks" / "gpu_check.sh"
 def make_record(workspace):
     """Makes the record of a part in a dry run."""
     return lambda part, seconds=100: Record(part, Options(workspace / "out", seconds, dry_run=True))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Weights too small to be stepped by code that is compiled first, and no large matrix product."""
+    monkeypatch.setattr(mechanics, "SHAPES", ((20, 30), (30,), (1, 30)))
+    monkeypatch.setattr(fast, "limits", lambda name: 1e9)
 
 
 class HereWorker:
@@ -107,7 +116,7 @@ def test_files_are_named_after_the_gpu(name, slug, monkeypatch):
 
 
 @pytest.mark.parametrize("name", mechanics.OPTIMIZERS)
-def test_an_optimizer_is_held_against_its_formula(name, monkeypatch):
+def test_an_optimizer_is_held_against_its_formula(name, small, monkeypatch):
     (check,) = mechanics.check_optimizer(name)
     assert check.measured <= check.bound
     make, _ = mechanics.OPTIMIZERS[name]
@@ -126,7 +135,7 @@ def test_a_gradient_taken_in_halves_is_held_against_that_in_one_piece(workspace)
     assert difference.measured > difference.bound
 
 
-def test_every_check_of_correctness_runs(make_record, workspace, monkeypatch):
+def test_every_check_of_correctness_runs(make_record, workspace, small, monkeypatch):
     """In this process; those that need several, and LIT, are in the whole dry run."""
     monkeypatch.setattr(correct, "Worker", HereWorker)
     monkeypatch.setattr(correct, "MODELS", ("tiny",))
@@ -152,10 +161,15 @@ def test_the_largest_difference_of_any_weight_counts(tmp_path):
     assert correct.weight_difference(tmp_path / "one", tmp_path / "two") == 0.25
 
 
-def test_differences_are_shares_of_the_spread():
-    a, b = np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 4.0])
-    assert correct.difference(a, b) == pytest.approx((1 / 3) ** 0.5 / b.std())
-    assert correct.relative(a, b) == pytest.approx(1 / 21**0.5)
+def test_differences_are_shares_of_the_targets_spread(tmp_path):
+    targets = np.array([1.0, 2.0, 4.0])
+    for name, values in (("a", [1.0, 2.0, 3.0]), ("b", [1.0, 2.0, 3.5])):
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"id": ["x", "y", "z"], "target": targets, "last": values})
+        table.to_csv(tmp_path / name / "predictions.csv", index=False)
+    expected = (0.25 / 3) ** 0.5 / targets.std()
+    assert correct.difference(tmp_path / "a", tmp_path / "b") == pytest.approx(expected)
+    assert correct.relative(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == pytest.approx(2 / 17**0.5)
 
 
 # --- workers ------------------------------------------------------------------------------------------------
@@ -184,7 +198,7 @@ def test_a_worker_that_dies_is_reported():
 
 
 def test_every_contestant_is_measured_in_turns_and_a_failure_costs_nobody_else(
-    make_record, workspace, monkeypatch
+    make_record, workspace, small, monkeypatch
 ):
     monkeypatch.setattr(fast, "Worker", HereWorker)
     monkeypatch.setattr(fast, "TURNS", 1)
@@ -214,7 +228,7 @@ def test_what_time_does_not_suffice_for_is_listed(make_record, workspace, monkey
     page.plot_fast(content(part))
 
 
-def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspace, monkeypatch):
+def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspace, small, monkeypatch):
     calls = []
 
     def one(name, setting, steps):
@@ -223,7 +237,6 @@ def test_the_published_loop_is_measured_once_for_each_shape(make_record, workspa
 
     monkeypatch.setattr(fast, "Worker", HereWorker)
     monkeypatch.setattr(fast, "one", one)
-    monkeypatch.setattr(fast, "limits", lambda name: 1e9)
     monkeypatch.setattr(fast, "TURNS", 1)
     monkeypatch.setattr(fast, "NEEDS", {})
     monkeypatch.setattr(
@@ -333,27 +346,29 @@ def test_minilm_may_come_with_the_wheels(tmp_path, monkeypatch):
 STAND_IN = """#!/bin/bash
 echo "$@" >>"$(dirname "$0")/calls"
 case "$*" in
+  "-m benchmarks.gpu $SLEEPS "*) echo $$ >"$(dirname "$0")/pid"; exec sleep 600 ;;
+esac
+case "$*" in
   "-m benchmarks.gpu $FAILS "*) exit 1 ;;
   "-c import benchmarks"*) exit "${STARTS:-0}" ;;
 esac
 """
 
 
-def run_script(folder, *arguments, **environment):
-    """The script with a stand-in for Python, which notes how it is called."""
+def script(folder, *arguments, **environment):
+    """The script, started with a stand-in for Python that notes how it is called."""
     python = folder / "python"
     python.write_text(STAND_IN)
     python.chmod(0o755)
-    variables = {"OUT": str(folder / "out"), "PYTHON": str(python), "WHEELS": str(folder), "FAILS": "none"}
-    done = subprocess.run(
+    variables = {"OUT": folder / "out", "PYTHON": python, "WHEELS": folder, "TMPDIR": folder}
+    variables |= {"FAILS": "none", "SLEEPS": "none", **environment}
+    return subprocess.Popen(
         ["bash", SCRIPT, *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env={**os.environ, **variables, **environment},
+        env={**os.environ, **{name: str(value) for name, value in variables.items()}},
     )
-    calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
-    return done, [line.split()[2] for line in calls if line.startswith("-m benchmarks.gpu ")]
 
 
 @pytest.mark.parametrize(
@@ -371,9 +386,22 @@ def run_script(folder, *arguments, **environment):
 def test_the_script_runs_its_parts_and_fails_with_correctness(
     arguments, environment, status, parts, tmp_path
 ):
-    done, called = run_script(tmp_path, *arguments, **environment)
-    assert done.returncode == status, done.stderr
-    assert called == parts
+    process = script(tmp_path, *arguments, **environment)
+    _, errors = process.communicate()
+    assert process.returncode == status, errors
+    calls = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    assert [line.split()[2] for line in calls if line.startswith("-m benchmarks.gpu ")] == parts
+
+
+def test_the_script_ends_its_part_when_it_is_ended_itself(tmp_path):
+    process = script(tmp_path, SLEEPS="correct")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.02)
+    process.terminate()
+    process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert not [*tmp_path.glob("tmp.*")], "its scratch folder is gone"
 
 
 @pytest.mark.full

@@ -36,13 +36,13 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 1160,
+    "data": 1320,
     "modeling": 1000,
-    "tasks": 2310,
-    "training": 1250,
+    "tasks": 2430,
+    "training": 1355,
     "runs": 1975,
-    "reporting": 1700,
-    "lit": 1610,
+    "reporting": 2130,
+    "lit": 2170,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.
@@ -129,6 +129,6 @@ def test_no_notebook_imports_what_runs_many_folds():
         assert not re.search(r"(from|import) batch\b", path.read_text()), path
 
 
-def test_the_readme_names_every_preset_and_no_other():
-    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+def test_the_page_of_presets_names_every_one_and_no_other():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "presets.md").read_text(), flags=re.MULTILINE)
     assert sorted(rows) == sorted(PRESETS)

@@ -83,7 +83,7 @@ def add_lit_options(option: Callable) -> None:
         "--weights", default="averaged", help="last, best or averaged (default), or several: last,averaged"
     )
     option("--texts", type=int, default=60, metavar="N", help="held-out texts per fold; 0: all; default: 60")
-    option("--target", default="", metavar="NAME", help="the target to explain; default: the first")
+    option("--target", default="", metavar="NAME", help="the target or label to explain; default: the first")
     option("--port", type=int, default=5432, help="the port to listen on; 0: a free one; default: 5432")
     option("--host", default="127.0.0.1", help="0.0.0.0 serves other machines, too; default: 127.0.0.1")
     text = "further host names that requests may use, with commas between them"
@@ -132,11 +132,10 @@ def predict(options: argparse.Namespace) -> None:
 
 def lit(options: argparse.Namespace) -> None:
     from utils.lit import run as lit
-    from utils.runs.run import open_run, train_missing_folds
+    from utils.runs.run import open_run
 
     try:
         config = Config.make(**dict(options.settings))
-        train_missing_folds(config)
         chosen = {
             name: getattr(options, name) for name in ("weights", "texts", "port", "host", "allow", "target")
         }

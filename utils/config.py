@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from utils.errors import InputError, check_choice, nearest
-from utils.fields import SMALLEST, check_limits, choice, coerce, number
+from utils.fields import SMALLEST, check_field, choice, coerce, number
 from utils.presets import PRESETS
 
 #: How the notebooks' parameters cell begins, and the cell that papermill injects after it.
 PARAMETERS_MARK = "# Parameters"
+GROUPED = ("group", "stratified_group")  # values of fold_by that keep the groups of group_column together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    # sample | questions | clear | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
+    # sample | questions | clear | vader | commonlit | feedback, or a file: CSV, .xlsx or JSON, zipped too
     data: str = "sample"
     # binary | multiclass | multilabel | ordinal | spans, or auto: as the targets are
     task: str = "regression"
@@ -35,12 +36,13 @@ class Config:
     question_column: str = ""  # spans: of the questions that are asked of the texts
     target_columns: tuple[str, ...] = ("target",)
     labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
-    group_column: str = ""  # rows with the same value stay in one fold (fold_by="group")
+    group_column: str = ""  # rows with the same value stay in one fold, where folds are by group
     max_rows: int = number(0)  # random rows to keep, for a quick try; 0: all
     # folds
     n_folds: int = number(5, least=2)
     fold: int = number(0)  # the held-out fold
-    fold_by: str = choice("kfold", "stratified", "group", "column")  # column: the table's own, named fold
+    # column: the table's own, named fold
+    fold_by: str = choice("kfold", "stratified", "group", "stratified_group", "column")
     exact_copies: str = choice("group", "split")  # group: rows with the same text stay in one fold
     near_copies: str = choice("split", "group")  # and those with nearly the same (utils/data/copies.py)
     seed: int = number(2021, most=2**32 - 1)
@@ -68,16 +70,21 @@ class Config:
     label_smoothing: float = number(0.0, most=0.99)
     smoothing: str = choice("uniform", "others")  # over all classes, as in torch; over the other ones
     focal_gamma: float = number(2.0)
-    optimizer: str = choice("adamw", "madgrad", "fused_adam")
+    optimizer: str = choice("adamw", "madgrad", "fused_adam", "adam", "sgd")
     lr: float = number(5e-5, least=SMALLEST)
-    weight_decay: float = number(0.01)  # none on biases, norms and the head
-    eps: float = number(1e-6, least=SMALLEST)
+    weight_decay: float = number(0.01)  # none on biases, norms and the head; L2 in madgrad, adam and sgd
+    eps: float = number(1e-6, least=SMALLEST)  # sgd has none
     param_groups: str = choice("layerwise", "grouped", "none")
     layer_decay: float = number(0.9, least=SMALLEST, most=1)  # layerwise: rate relative to the layer above
     tier_factor: float = number(2.6, least=1)  # grouped: thirds of the layers get lr/factor, lr, lr*factor
     head_lr_factor: float = number(20.0, least=SMALLEST)  # multiplies lr outside the encoder
-    schedule: str = choice("cosine", "linear", "constant")
-    warmup_ratio: float = number(0.06, most=1)  # share of all steps
+    schedule: str = choice("cosine", "linear", "constant", "step", "plateau", "one_cycle")
+    warmup_ratio: float = number(0.06, most=1)  # share of all steps; one_cycle climbs for a tenth of them
+    min_lr_ratio: float = number(0.0, most=1, schedules=("cosine", "plateau"))  # floor: a share of each peak
+    lr_factor: float = number(0.5, least=SMALLEST, most=0.99, schedules=("step", "plateau"))  # per reduction
+    lr_step_epochs: float = number(1.0, least=SMALLEST, schedules=("step",))  # between two reductions
+    # evaluations without a better score of the raw weights; none count once SWA's phase has begun
+    lr_patience: int = number(2, least=1, schedules=("plateau",))
     max_grad_norm: float = number(1.0)
     precision: str = choice("auto", "apex-O1", "apex-O2", "fp16", "bf16", "fp32")
     # bf16 or bfp8 (block floating point): weights are rounded to it after every step
@@ -108,11 +115,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if "choices" in field.metadata:
-                check_choice(field.name, value, field.metadata["choices"])
-            if "limits" in field.metadata:
-                check_limits(field.name, value, *field.metadata["limits"])
+            check_field(field, getattr(self, field.name), self.schedule)
         self._check_columns()
         if self.fold >= self.n_folds:
             last = f"with n_folds={self.n_folds}, the last one is {self.n_folds - 1}"
@@ -135,8 +138,9 @@ class Config:
             raise InputError(
                 f"column {unusable[0]!r} cannot be used: name each column once, and none of them fold."
             )
-        if self.fold_by == "group" and not self.group_column:
-            raise InputError('fold_by="group" needs group_column, the column whose values must not be split.')
+        if self.fold_by in GROUPED and not self.group_column:
+            needs = "needs group_column, the column whose values must not be split"
+            raise InputError(f'fold_by="{self.fold_by}" {needs}.')
 
     @property
     def run_name(self) -> str:

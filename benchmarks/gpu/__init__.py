@@ -1,1 +1,1 @@
-"""The check for the day a GPU is at hand: ``benchmarks/gpu_check.sh`` runs its parts (docs/gpu.md)."""
+"""The check for the day a GPU is at hand: ``benchmarks/gpu_check.sh`` runs its parts (docs/gpu_check.md)."""

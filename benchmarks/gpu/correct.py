@@ -20,7 +20,7 @@ from utils.runs import artifacts, checkpoint
 
 MODELS = ("tiny", "minilm")
 #: The most that predictions after training may differ from the CPU's in fp32, root mean square, as a share
-#: of the CPU's predictions' standard deviation. docs/gpu.md says where they come from.
+#: of the targets' standard deviation. docs/gpu_check.md says where they come from.
 BOUNDS = {"fp32": 0.01, "bf16": 0.1, "fp16": 0.05}
 SAVED = 1e-4  # likewise, of the same weights on two devices
 
@@ -77,9 +77,7 @@ class Correct:
         self.record.update(rmse=self.record.content.get("rmse", {}) | {f"{model} {name}": scores})
         return [
             Check(
-                f"difference of {weights} predictions, as a share of their spread,",
-                difference(folds.predictions(folder, weights), folds.predictions(reference, weights)),
-                BOUNDS[name],
+                f"difference of {weights} predictions", difference(folder, reference, weights), BOUNDS[name]
             )
             for weights in ("last", "averaged")
         ]
@@ -130,9 +128,7 @@ class Correct:
     def loads_on_cpu(self) -> list[Check]:
         folder = self.gpu_fold()
         here, there = folds.predictions(folder), self.on_cpu(folds.predict_again, folder)
-        return [
-            Check("difference of predictions, as a share of their spread,", difference(here, there), SAVED)
-        ]
+        return [Check("difference of predictions", share(here - there, folder), SAVED)]
 
     def explains(self) -> list[Check]:
         folder, texts = self.gpu_fold(), self.texts()
@@ -154,18 +150,16 @@ class Correct:
         for fold, worker in enumerate((self.one, self.two)):
             worker.submit(folds.train, self.folder / "beside", run="beside", fold=fold, **chosen)
         beside = [worker.result(self.record.seconds_left()) for worker in (self.one, self.two)]
-        reference = folds.predictions(self.reference("tiny"))
-        what = "difference of fold 0's predictions from the CPU's, as a share of their spread,"
-        return [Check(what, difference(folds.predictions(beside[0]), reference), BOUNDS["fp32"])]
+        measured = difference(beside[0], self.reference("tiny"))
+        return [Check("difference of fold 0's predictions from the CPU's", measured, BOUNDS["fp32"])]
 
     def two_processes(self) -> list[Check]:
         chosen, port = self.chosen("tiny") | {"precision": "fp32"}, get_free_port()
         for rank, worker in enumerate((self.one, self.two)):
             worker.submit(folds.train_in_share, rank, port, self.folder / "shared", run="shared", **chosen)
         folder, _ = (worker.result(min(90, self.record.seconds_left())) for worker in (self.one, self.two))
-        reference = folds.predictions(self.reference("tiny"))
-        what = "difference of predictions from one CPU process's, as a share of their spread,"
-        return [Check(what, difference(folds.predictions(folder), reference), BOUNDS["fp32"])]
+        measured = difference(folder, self.reference("tiny"))
+        return [Check("difference of predictions from one CPU process's", measured, BOUNDS["fp32"])]
 
     def nccl(self) -> list[Check]:
         """Cannot fail: NCCL is known to refuse two ranks on a card, and this says what it does."""
@@ -188,9 +182,14 @@ class Correct:
         return folds.held_out(self.gpu_fold())["excerpt"].tolist()[:6]
 
 
-def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Root mean square of a - b, as a share of b's standard deviation."""
-    return float(np.sqrt(np.mean((a - b) ** 2)) / b.std())
+def difference(a: Path, b: Path, weights: str = "last") -> float:
+    """How far the predictions of two folds lie apart, as ``share`` has it."""
+    return share(folds.predictions(a, weights) - folds.predictions(b, weights), a)
+
+
+def share(differences: np.ndarray, folder: Path) -> float:
+    """Their root mean square, as a share of the standard deviation of a fold's targets."""
+    return float(np.sqrt(np.mean(differences**2)) / folds.predictions(folder, "target").std())
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:

@@ -142,7 +142,11 @@ class Fast:
                 described = throughput.describe_setting(setting, steps)
             self.settings.append({**described, "turns": [], "phases": None, "errors": {}})
         entry = self.settings[number]
-        entry["turns"].append({"limits": self.limits(setting), "runs": dict.fromkeys(NAMES)})
+        try:
+            entry["turns"].append({"limits": self.limits(setting), "runs": dict.fromkeys(NAMES)})
+        except WorkerError as error:
+            entry["errors"]["ours"] = f"no matrix rate: {error}"
+            return
         for name in ORDER:
             try:
                 entry["turns"][-1]["runs"][name] = self.speed(name, setting, steps)
@@ -185,10 +189,10 @@ def label(setting: Setting) -> str:
 
 def run(record: Record, folder: Path) -> None:
     """The part "fast"."""
-    for encoder in {encoder for encoder, *_ in SHAPES if not record.options.dry_run}:
-        common.find_encoder(encoder)  # once, rather than in every process
     fast = Fast(record, long_texts(folder / "texts.csv"))
     try:
+        for encoder in dict.fromkeys(setting.encoder for setting, _ in fast.plan):
+            common.find_encoder(encoder)  # made once, rather than by every process, which start meanwhile
         fast.run()
     finally:
         fast.workers.close()

@@ -13,8 +13,8 @@ from benchmarks.sections import picture, section_head, table
 from utils.reporting import style
 
 NOTHING = (
-    "## On a GPU\n\n`benchmarks/gpu_check.sh` has not run on a GPU yet. [docs/gpu.md](../docs/gpu.md) says "
-    "what it checks and how to run it."
+    "## On a GPU\n\n`benchmarks/gpu_check.sh` has not run on a GPU yet. "
+    "[docs/gpu_check.md](../docs/gpu_check.md) says what it checks and how to run it."
 )
 
 

@@ -1,6 +1,8 @@
 """What a part of the check has found so far, in a JSON file that is whole after every measurement."""
 
+import contextlib
 import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,7 +71,8 @@ class Record:
         try:
             if self.seconds_left() < 0:
                 raise Skip("the part's time was over")
-            checks = function()
+            with contextlib.redirect_stdout(sys.stderr):  # what a training says is for the log
+                checks = function()
             entry["found"] = [check._asdict() for check in checks]
             entry["passed"] = all(check.measured <= check.bound for check in checks)  # NaN is not
         except Skip as reason:

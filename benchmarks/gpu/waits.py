@@ -35,8 +35,8 @@ def cases(options: Options) -> dict[str, dict]:
     """Settings of a fold by name."""
     shapes = {"base": ("base", 4, 128), "large": ("large", 32, 256), "tiny": ("tiny", 2, 16)}
     fastest = common.best_precision()
-    wanted = [("base", fastest, "adamw"), ("large", fastest, "adamw")]
-    wanted += [("base", "fp16", "madgrad"), ("base", "fp32", "adamw")]
+    wanted = [("base", fastest, "adamw"), ("base", "fp16", "madgrad")]
+    wanted += [("large", fastest, "adamw"), ("base", "fp32", "adamw")]
     if options.dry_run:
         wanted = [("tiny", "fp32", "adamw")]
     made = {}

@@ -21,14 +21,18 @@ class Worker:
 
     Args:
         module: imported at once, so that the first call need not wait for it.
-        environment: variables to set before that.
+        environment: variables to start it with.
     """
 
     def __init__(self, module: str, **environment: str):
+        from accelerate.utils import patch_environment  # here: the worker itself starts faster without it
+
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, module, environment), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=_serve, args=(other, module), daemon=True)
+        # Before the process starts: what it imports may look for GPUs, and that is remembered.
+        with patch_environment(**environment):
+            self.process.start()
         other.close()
 
     def submit(self, function: Callable, *arguments, **named) -> None:
@@ -69,9 +73,8 @@ class Worker:
         self.kill()
 
 
-def _serve(connection: Connection, module: str, environment: dict[str, str]) -> None:
+def _serve(connection: Connection, module: str) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # standard output is for the part's own lines
-    os.environ |= environment
     importlib.import_module(module)
     while True:
         try:

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.config import Config, InputError
+from utils.config import GROUPED, Config, InputError
+from utils.data.folds import assign_folds
 from utils.tasks import TASKS, add_folds, find_leaks, make_task
 
 NEAR = "a long text about a lighthouse keeper, his lamp, the ships that pass, the gulls and the fog " * 3
@@ -26,7 +28,7 @@ def folds_of(table, **settings):
 @given(
     n=st.integers(10, 60),
     n_folds=st.integers(2, 5),
-    fold_by=st.sampled_from(["kfold", "stratified", "group"]),
+    fold_by=st.sampled_from(["kfold", "stratified", "group", "stratified_group"]),
     seed=st.integers(0, 9),
 )
 def test_folds_partition_the_rows(n, n_folds, fold_by, seed):
@@ -36,7 +38,7 @@ def test_folds_partition_the_rows(n, n_folds, fold_by, seed):
     config = Config.make("demo", n_folds=n_folds, fold_by=fold_by, group_column="topic", seed=seed)
     folds = add_folds(table, config)["fold"]
     assert sorted(set(folds)) == list(range(n_folds))
-    if fold_by == "group":
+    if fold_by in GROUPED:
         assert (folds.groupby(table["topic"]).nunique() == 1).all()
     else:
         sizes = folds.value_counts()
@@ -75,7 +77,7 @@ def test_too_few_rows_or_groups(rows):
 
 # --- copies of a text ---------------------------------------------------------------------------------------
 
-GROUPED = {"exact": {}, "near": {"near_copies": "group"}}
+NEARNESS = {"exact": {}, "near": {"near_copies": "group"}}
 VARIANTS = {
     "exact": ["A text.", "a  TEXT.", " a text .\n"],
     "near": [NEAR, NEAR.replace("gulls", "seagulls", 1), NEAR.replace("fog", "mist", 1)],
@@ -90,15 +92,15 @@ def with_copies(kind, n=40):
     return numbered(n, texts, target=targets, topic=[f"t{i % 20}" for i in range(n)])
 
 
-@pytest.mark.parametrize("fold_by", ["kfold", "stratified", "group"])
-@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("fold_by", ["kfold", "stratified", "group", "stratified_group"])
+@pytest.mark.parametrize("kind", NEARNESS)
 def test_copies_stay_in_one_fold(kind, fold_by):
     table = with_copies(kind)
     for seed in range(5):
-        folds = folds_of(table, fold_by=fold_by, seed=seed, **GROUPED[kind])
+        folds = folds_of(table, fold_by=fold_by, seed=seed, **NEARNESS[kind])
         assert folds[[3, 17, 31]].nunique() == 1
         assert sorted(set(folds)) == list(range(5))
-        if fold_by == "group":
+        if fold_by in GROUPED:
             assert (folds.groupby(table["topic"]).nunique() == 1).all()
         else:
             assert folds.value_counts().max() <= 10
@@ -182,6 +184,77 @@ def test_labels_of_groups_that_differ_in_space_or_case_alone_are_told():
     assert ("1 groups, such as 'tides', lie in several folds" in leaks) == (folds["fold"][:3].nunique() > 1)
 
 
+# --- classes and labels -------------------------------------------------------------------------------------
+
+RARE = ("often", "at times", "seldom", "rarely")
+
+
+def labelled(n=300, seed=0):
+    """A table whose rows have labels of 40 % down to 4 %; topics have leanings of their own."""
+    random = np.random.default_rng(seed)
+    topic = random.integers(60, size=n)
+    share = np.array([0.4, 0.2, 0.1, 0.04]) * (0.5 + random.random((60, 4)))[topic]
+    labels = (random.random((n, 4)) < share).astype(int)
+    labels[:, 3] |= labels[:, 2] & (random.random(n) < 0.3)
+    return numbered(n, topic=[f"t{i}" for i in topic]), pd.DataFrame(labels, columns=RARE)
+
+
+def unevenness(folds, labels):
+    """Root mean square of the labels' counts by fold, in units of what an even spread gives each."""
+    counts = labels.groupby(folds.to_numpy()).sum()
+    return float(np.sqrt(((counts / counts.mean() - 1) ** 2).to_numpy().mean()))
+
+
+@pytest.mark.parametrize(("fold_by", "plain"), [("stratified", "kfold"), ("stratified_group", "group")])
+@pytest.mark.parametrize("several", [True, False])
+def test_labels_and_classes_are_spread_evenly(fold_by, plain, several):
+    spread, random = [], []
+    for seed in range(4):
+        table, labels = labelled(seed=seed)
+        classes = labels["often"].astype(str) + labels["at times"].astype(str)
+        indicators, strata = (labels, labels) if several else (pd.get_dummies(classes), classes)
+        config = Config.make("demo", fold_by=fold_by, seed=seed)
+        folds = assign_folds(table, config, strata)["fold"]
+        pd.testing.assert_series_equal(folds, assign_folds(table, config, strata)["fold"])
+        assert folds.value_counts().between(50, 70).all()
+        if fold_by in GROUPED:
+            assert (folds.groupby(table["topic"]).nunique() == 1).all()
+        spread.append(unevenness(folds, indicators))
+        at_random = assign_folds(table, dataclasses.replace(config, fold_by=plain))["fold"]
+        random.append(unevenness(at_random, indicators))
+    assert np.mean(spread) < np.mean(random) / 2
+
+
+def test_labels_of_single_rows_are_spread_to_the_row():
+    table, labels = labelled()
+    counts = labels.groupby(
+        assign_folds(table, Config.make("demo", fold_by="stratified"), labels)["fold"]
+    ).sum()
+    assert ((counts.max() - counts.min()) <= 2).all()
+
+
+@pytest.mark.parametrize("kind", NEARNESS)
+def test_copies_stay_in_one_fold_where_labels_are_spread(kind):
+    table, labels = with_copies(kind), pd.DataFrame({"a": [1, 0] * 20, "b": [0, 0, 0, 1] * 10})
+    for seed in range(5):
+        config = Config.make("demo", fold_by="stratified", seed=seed, **NEARNESS[kind])
+        assert assign_folds(table, config, labels)["fold"][[3, 17, 31]].nunique() == 1
+
+
+@pytest.mark.parametrize("fold_by", ["stratified", "stratified_group"])
+def test_a_class_that_is_too_rare_for_the_folds_is_named(fold_by):
+    table, labels = labelled()
+    classes = pd.Series(["good"] * 296 + ["bad"] * 4)
+    labels["rarely"] = [1] * 3 + [0] * 297
+    config = Config.make("demo", fold_by=fold_by)
+    for words, strata in {"class 'bad' has 4 rows": classes, "class 'rarely' has 3 rows": labels}.items():
+        ways = "too few to spread over n_folds=5; lower n_folds, choose a fold_by that is not stratified"
+        with pytest.raises(InputError, match=f"^{words}, {ways}"):
+            assign_folds(table, config, strata)
+        assign_folds(table, dataclasses.replace(config, n_folds=3), strata)
+        assign_folds(table, dataclasses.replace(config, fold_by="group"))
+
+
 # --- a table's own folds ------------------------------------------------------------------------------------
 
 
@@ -216,7 +289,7 @@ def test_own_folds_that_do_not_fit_are_refused(labels, words):
         folds_of(table.drop(columns="fold"), fold_by="column")
 
 
-@pytest.mark.parametrize("fold_by", ["kfold", "stratified", "group"])
+@pytest.mark.parametrize("fold_by", ["kfold", "stratified", "group", "stratified_group"])
 def test_own_folds_are_never_overwritten(fold_by):
     table = numbered(40, target=np.arange(40.0), topic=[f"t{i % 9}" for i in range(40)], fold="0")
     with pytest.raises(InputError, match='a column "fold" of its own; fold_by=column uses it, or rename it'):

@@ -18,8 +18,10 @@ def test_the_sample_is_what_its_readme_says():
         pd.read_csv(runtime.ROOT / "data" / "sample" / f"{name}.csv") for name in ("train", "test")
     )
     columns = ["id", "url_legal", "license", "excerpt", "target", "standard_error", "topic"]
-    assert list(train.columns) == columns
+    assert list(train.columns) == [*columns, "level", "suitable"]
     assert list(test.columns) == [name for name in columns if name not in ("target", "standard_error")]
+    assert np.allclose(train["target"], 1.0 - 0.8 * (train["level"] - 1))
+    assert (train["suitable"] == np.where(train["level"] <= 3, "yes", "no")).all()
     assert train["topic"].nunique() >= 24
     levels = sorted(train["target"].unique())
     assert np.allclose(np.diff(levels), 0.8)

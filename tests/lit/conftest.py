@@ -12,7 +12,7 @@ from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
 from utils.tasks import add_folds, load_table
 
-HELD_OUT, MODEL, SCORE = "fold 0 held out", "fold 0 averaged", "predicted target"
+HELD_OUT, MODEL, SCORE = "fold 0 held out", "fold 0 · averaged", "predicted target"
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 from tests import hostile
-from tests.lit.conftest import text_of
+from tests.lit.conftest import predict, text_of
+from tests.lit.label_runs import random_run
 from utils.lit.guard import Guard
 from utils.lit.run import start
 
@@ -81,7 +82,7 @@ def wait_for_score(module, expected):
 def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, explainer):
     from playwright.sync_api import expect
 
-    open_lit(page, lit, "models=fold+0+averaged,fold+1+averaged")
+    open_lit(page, lit, "models=fold+0+·+averaged,fold+1+·+averaged")
     canvas = page.locator("embeddings-module canvas").first
     table_rows = page.locator("lit-data-table tbody tr")
     nothing_chosen = wait_until_drawn(canvas)
@@ -117,6 +118,49 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
     assert not violations(page)
 
 
+@pytest.mark.full
+def test_labels_on_the_page(page, tmp_path, alone):
+    """Probabilities, the class to explain, metrics, confusion matrix; a reload with an edited text."""
+    from playwright.sync_api import expect
+
+    run = random_run("binary", tmp_path)
+    lit = start(run, texts=14)
+    open_lit(page, lit, "models=fold+0+·+averaged")
+    page.locator("lit-data-table tbody tr").first.click()
+    results = page.locator("classification-module:visible lit-data-table tbody tr")
+    expect(results).to_have_count(2, timeout=60_000)
+    (row,) = lit.ask("get_dataset", dataset_name="fold 0 held out")[:1]
+    (answer,) = predict(lit, [row], "predicted suitable")
+    for number, share in enumerate(answer["predicted suitable"]):
+        expect(results.nth(number)).to_contain_text(f"{share:.3f}", timeout=60_000)
+
+    page.get_by_text("Explanations", exact=True).first.click()
+    chips = page.locator("salience-map-module [id='grad ⋅ input'] .salient-token")
+    chips.first.wait_for()
+    choice, colours = page.locator("salience-map-module select").nth(1), []
+    for label in ("no", "yes"):
+        choice.select_option(value=label)
+        page.wait_for_timeout(3000)
+        colours.append(chips.evaluate_all("chips => chips.map(c => getComputedStyle(c).backgroundColor)"))
+    assert len(colours[0]) == len(colours[1]) > 10
+    assert colours[0] != colours[1]
+
+    page.get_by_text("Metrics", exact=True).first.click()
+    accuracy = page.locator("metrics-module lit-data-table tbody tr").filter(has_text="dataset")
+    expect(accuracy).to_contain_text("predicted suitable", timeout=60_000)
+    before = accuracy.inner_text().split()[-6:]
+    page.get_by_text("Classes", exact=True).first.click()
+    expect(page.locator("confusion-matrix").first).to_contain_text("Dataset (14)")
+    page.locator("datapoint-editor-module textarea").first.fill("A cat sat on a mat.")
+    page.locator("datapoint-editor-module").get_by_text("Add", exact=True).click()
+    expect(page.locator("confusion-matrix").first).to_contain_text("Dataset (15)", timeout=60_000)
+    page.goto(page.url)
+    page.get_by_text("Metrics", exact=True).first.click()
+    expect(accuracy).to_contain_text("15", timeout=60_000)
+    assert accuracy.inner_text().split()[-6:] == before
+    assert not [message for message in page.messages if "500" in message or "Uncaught" in message]
+
+
 #: Every element of a page with an attribute that would run a script, or that loads what a text names.
 FOREIGN = """() => {
   const found = [], look = root => root.querySelectorAll("*").forEach(element => {
@@ -141,7 +185,7 @@ def test_texts_labels_and_columns_are_text_on_the_page(page, trained, alone):
     lit = start(replace(trained, table=table, folders={0: trained.folders[0]}), texts=24)
     dialogs = []
     page.on("dialog", lambda dialog: dialogs.append(dialog.message) or dialog.dismiss())
-    open_lit(page, lit, f"models=fold+0+averaged&color_by={quote(column)}")
+    open_lit(page, lit, f"models=fold+0+·+averaged&color_by={quote(column)}")
     page.locator("color-legend").get_by_text("hostile").first.wait_for(state="attached")
     assert page.locator("lit-tooltip .tooltip-text").filter(has_text="hostile").count() >= 6
     assert page.evaluate(FOREIGN) == []

@@ -16,7 +16,8 @@ def test_metrics_of_all_and_of_a_slice(lit, rows, predicted):
         body = {"inputs": [row for row, take in zip(rows, part, strict=True) if take]}
         (answer,) = lit.ask("get_metrics", body, model=MODEL, dataset_name=HELD_OUT)["regression"]
         pair = predicted[part], target[part]
-        assert answer["metrics"]["mse"] == pytest.approx(np.square(np.subtract(*pair)).mean(), rel=1e-5)
+        rmse = np.sqrt(np.square(np.subtract(*pair)).mean())
+        assert answer["metrics"]["rmse"] == pytest.approx(rmse, rel=1e-5)
         assert answer["metrics"]["pearsonr"] == pytest.approx(np.corrcoef(*pair)[0, 1], rel=1e-5)
         assert answer["metrics"]["spearmanr"] == pytest.approx(stats.spearmanr(*pair)[0], rel=1e-5)
     results = lit.interpret("regression", MODEL, HELD_OUT)
@@ -48,7 +49,7 @@ def test_gradient_salience_fills_its_range(lit, rows, explainer):
         ((tokens, values),) = lit.salience(method, MODEL, HELD_OUT, rows[:1])
         assert tokens == one.tokens
         np.testing.assert_allclose(values, expected / np.abs(expected).max(), atol=1e-4)
-    ((_, values),) = lit.salience("Model-provided salience", MODEL, HELD_OUT, rows[:1])
+    ((_, values),) = lit.salience("Attention", MODEL, HELD_OUT, rows[:1])
     raised = one.attention - one.attention.min()
     np.testing.assert_allclose(values, raised / raised.max(), atol=1e-4)
 
@@ -60,7 +61,7 @@ def test_an_emptied_text_has_a_score_and_nothing_to_explain(lit, rows):
     (prediction,) = predict(lit, [row], f"{SCORE},tokens")
     assert np.isfinite(prediction[SCORE])
     assert prediction["tokens"] == []
-    for method in ("Grad L2 Norm", "Grad ⋅ Input", "Integrated Gradients", "Model-provided salience"):
+    for method in ("Grad L2 Norm", "Grad ⋅ Input", "Integrated Gradients", "Attention"):
         ((_, values),) = lit.salience(method, MODEL, HELD_OUT, [row])
         assert not len(values)
 
@@ -136,7 +137,7 @@ def test_tcav_says_when_no_text_is_of_the_band(lit, rows, predicted):
     lowest = [rows[i] for i in np.argsort(predicted)[:8]]
     settings = {"class_to_explain": "higher", "grad_layer": "pooled gradient", "dataset_name": HELD_OUT}
     settings |= {"concept_set_ids": [row["id"] for row in lowest[:4]]}
-    with pytest.raises(RuntimeError, match="scores none of these texts as higher; explain the other band"):
+    with pytest.raises(RuntimeError, match="scores none of these texts as higher; explain another class"):
         lit.interpret("tcav", MODEL, HELD_OUT, lowest, **settings)
 
 

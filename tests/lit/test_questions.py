@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.lit.conftest import HELD_OUT, MODEL, SCORE, text_of
-from utils.lit.questions import HeldOut, rmse_table
+from tests.lit.conftest import HELD_OUT, MODEL, text_of
+from utils.lit.questions import HeldOut
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def test_scores_are_those_that_the_fold_recorded(held_out, trained):
     assert held_out.pooled.shape == (24, 32)
 
 
-def test_rmse_of_every_model_on_every_dataset(lit, held_out):
-    table = rmse_table(lit, SCORE)
+def test_rmse_of_every_model_on_every_dataset(held_out):
+    table = held_out.metric_table()
     assert table.shape == (5, 5)
     errors = held_out.scores - held_out.targets
     assert table.loc[MODEL, HELD_OUT] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)

@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from tests.lit.conftest import HELD_OUT, MODEL, SCORE, predict, text_of
+from utils.__main__ import main
 from utils.config import Config, InputError
 from utils.lit.explain import Explainer
 from utils.lit.run import start
@@ -103,6 +104,12 @@ def test_stop_frees_the_port_at_once(trained, alone):
 def test_an_option_that_cannot_be_used_is_refused_in_a_sentence(trained, alone, options, sentence):
     with pytest.raises(InputError, match=re.escape(sentence)):
         start(trained, **options)
+
+
+def test_the_command_line_trains_nothing(tmp_path):
+    with pytest.raises(SystemExit, match="holds no finished fold; train one first"):
+        main(["lit", "-p", "preset", "tiny", "-p", "output_dir", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_line_serves_until_ctrl_c(trained):

@@ -8,7 +8,8 @@ from tests.tasks.questions import make_questions
 from utils import predict
 from utils.config import Config
 from utils.lit.explain import Explainer
-from utils.lit.run import start, stop
+from utils.lit.questions import HeldOut
+from utils.lit.run import dataset_name, model_name, start, stop
 from utils.lit.spec import make_view
 from utils.lit.wrappers import FoldModel, TextDataset
 from utils.runs.fold import fit_fold
@@ -89,27 +90,38 @@ def test_the_view_marks_the_predicted_answer(answered):
 def test_a_server_answers_for_questions(answered, monkeypatch):
     monkeypatch.setattr("utils.lit.run._current", {})
     lit = start(answered, weights="averaged", texts=4, target="end")
+    model, held_out = model_name(0, "averaged"), dataset_name(0)
     try:
-        rows = lit.ask("get_dataset", dataset_name="fold 0 held out")
-        (tokens, values), *_ = lit.salience(
-            "Integrated Gradients", "fold 0 averaged", "fold 0 held out", rows[:1]
-        )
+        rows = lit.ask("get_dataset", dataset_name=held_out)
+        (tokens, values), *_ = lit.salience("Integrated Gradients", model, held_out, rows[:1])
         assert len(tokens) == len(values)
         assert np.abs(values).max() > 0
         edited = dict(rows[0]["data"], question="Who else?", _id="")
         request = {"inputs": [{"data": edited, "id": "", "meta": {}}]}
-        (row,) = lit.ask("annotate_new_data", request, dataset_name="fold 0 held out")
+        (row,) = lit.ask("annotate_new_data", request, dataset_name=held_out)
         scores = [
             lit.ask(
                 "get_preds",
                 {"inputs": [one]},
-                model="fold 0 averaged",
-                dataset_name="fold 0 held out",
+                model=model,
+                dataset_name=held_out,
                 requested_fields="predicted end,predicted span",
             )[0]
             for one in (rows[0], row)
         ]
         assert scores[0]["predicted end"] != scores[1]["predicted end"], "the question is not read"
         assert scores[0]["predicted span"]
+        assert row["data"]["question"] == "Who else?"
+        assert row["data"]["answer"] == "", "the answer to another question"
+        asked = HeldOut(lit, answered, target="end")
+        assert asked.score_of(asked.rows[0]) == pytest.approx(scores[0]["predicted end"], abs=1e-5)
+        (sums,) = asked.completeness(asked.rows[:1]).itertuples(index=False)
+        assert sums[0] - sums[1] == pytest.approx(sums[2])
+        edits = asked.edits("Scrambler", asked.rows[0])
+        assert edits
+        assert edits[0]["score before"] != edits[0]["score after"]
+        asked.edits("HotFlip", asked.rows[0], **{"Regression threshold": "1000"})  # never crossed: no edits
+        (words, values), *_ = asked.words("LIME", asked.rows[:1])
+        assert len(words) == len(values)
     finally:
         stop()

@@ -21,7 +21,7 @@ from utils.tasks import Task
 
 def test_five_models_stand_beside_five_datasets(lit, trained):
     info = lit.ask("get_info")
-    assert list(info["models"]) == [f"fold {fold} averaged" for fold in range(5)]
+    assert list(info["models"]) == [f"fold {fold} · averaged" for fold in range(5)]
     for about in info["models"].values():
         assert [name for name in about["datasets"] if name[0] != "_"] == [
             f"fold {fold} held out" for fold in range(5)
@@ -31,13 +31,13 @@ def test_five_models_stand_beside_five_datasets(lit, trained):
         )
         assert about["generators"] == ["Ablation Flip", "HotFlip", "Word Replacer", "Scrambler"]
     for fold in range(5):
-        dataset, model = f"fold {fold} held out", f"fold {fold} averaged"
+        dataset, model = f"fold {fold} held out", f"fold {fold} · averaged"
         rows = lit.ask("get_dataset", dataset_name=dataset)
         assert len(rows) == 24
         written = trained.predictions.set_index("id")["averaged"]
         scores = [row[SCORE] for row in predict(lit, rows, SCORE, model, dataset)]
         np.testing.assert_allclose(scores, written[[row["data"]["id"] for row in rows]], atol=1e-5)
-    others = [row[SCORE] for row in predict(lit, rows, SCORE, "fold 1 averaged", dataset)]
+    others = [row[SCORE] for row in predict(lit, rows, SCORE, "fold 1 · averaged", dataset)]
     assert np.abs(np.subtract(scores, others)).max() > 0.01
 
 
@@ -70,7 +70,17 @@ def test_columns_that_lit_cannot_show_are_left_out(trained):
         standard_error=["0.1", ""] * 3, note=[None, "a"] * 3, band="mine", link="x"
     )
     dataset = TextDataset(table, RegressionView(trained.task, 0, middle=-1.0))
-    assert list(dataset.spec()) == ["excerpt", "id", "target", "band", "topic", "fold", "note"]
+    assert list(dataset.spec()) == [
+        "excerpt",
+        "id",
+        "target",
+        "band",
+        "topic",
+        "level",
+        "suitable",
+        "fold",
+        "note",
+    ]
     assert {row["note"] for row in dataset.examples} == {"", "a"}
     validation.validate_dataset(dataset, report_all=True)
 
@@ -134,7 +144,7 @@ def test_a_task_without_a_view_is_shown_by_its_outputs(labelled, alone):
     ((_, norms),) = lit.salience("Grad L2 Norm", MODEL, HELD_OUT, rows[:1])
     expected = np.linalg.norm(reading.gradients, axis=1)
     np.testing.assert_allclose(norms, expected / expected.max(), atol=1e-4)
-    for method in ("LIME", "Model-provided salience"):
+    for method in ("LIME", "Attention"):
         ((_, values),) = lit.salience(method, MODEL, HELD_OUT, rows[:1])
         assert np.abs(values).max() == pytest.approx(1)
     fields = {"Fields to scramble": ["excerpt"]}

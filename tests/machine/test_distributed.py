@@ -40,6 +40,7 @@ EQUAL = {
     "layer_dropout": 0.0,
     "encoder_dropout": 0.0,
 }
+PLATEAU = {"schedule": "plateau", "lr_patience": 1, "lr_factor": 0.1, "warmup_ratio": 0}
 
 
 def assert_close(a, b, tolerance=2e-5):
@@ -48,7 +49,7 @@ def assert_close(a, b, tolerance=2e-5):
     assert predictions[0]["id"].tolist() == predictions[1]["id"].tolist()
     names = [name for name in artifacts.WEIGHTS if name in predictions[0]]
     np.testing.assert_allclose(*(table[names] for table in predictions), atol=tolerance)
-    columns = ["step", "train_loss", "rmse", "averaged_rmse"]
+    columns = ["step", "train_loss", "rmse", "averaged_rmse", "lr head"]
     histories = [pd.read_csv(folder / "history.csv")[columns] for folder in (a, b)]
     np.testing.assert_allclose(*histories, rtol=1e-5, atol=tolerance)
     for name in names:
@@ -77,7 +78,7 @@ def test_the_shards_of_a_batch_make_up_the_batch(rows, number):
     ("number", "options"),
     [
         (2, {"accumulation_steps": 2, "loss": "rmse", "optimizer": "madgrad", "max_grad_norm": 0.1}),
-        (2, {"averaging": "ema", "ema_decay": 0.5, "swa_every": 1, "num_workers": 1}),
+        (2, {"averaging": "ema", "ema_decay": 0.5, "swa_every": 1, "num_workers": 1, **PLATEAU}),
         (4, {"loss": "smooth_l1", "standardize": False}),  # one process has no row of the last batch
     ],
     ids=str,

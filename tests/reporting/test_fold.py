@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.conftest import CHOICES
 from utils.config import Config
 from utils.reporting import fold, rates, style
 from utils.runs.artifacts import read_predictions, read_result
@@ -24,11 +25,11 @@ def test_the_closing_table_has_a_row_for_each_weights_and_each_baseline(folder):
     table, result = fold.scores_table(folder), read_result(folder)
     baselines = [f"baseline: {name}" for name in ("mean", "two counts", "TF-IDF, ridge")]
     assert list(table.index) == ["last", "best epoch (chosen on this fold)", "averaged", *baselines]
-    assert list(table.columns[:2]) == ["RMSE", "pearson"]
+    assert list(table.columns[:2]) == ["RMSE", "Pearson's r"]
     assert "batch rmse" in table
     assert table.loc["averaged", "RMSE"] == pytest.approx(result["scores"]["averaged"]["rmse"], abs=1e-4)
     expected = result["baselines"]["two counts"]["spearman"]
-    assert table.loc["baseline: two counts", "spearman"] == pytest.approx(expected, abs=1e-4)
+    assert table.loc["baseline: two counts", "Spearman's ρ"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_groups_table_counts_every_weight(tiny):
@@ -72,6 +73,27 @@ def test_plots_draw_what_they_are_given(tiny, tiny_table, folder):
     predictions = pd.read_csv(folder / "predictions.csv")
     figure = fold.plot_predictions(predictions, task)
     assert len(figure.axes[0].collections[0].get_offsets()) == len(predictions)
+
+
+def test_every_schedule_is_plotted_with_what_it_depends_on(tiny):
+    """A cycle's momentum, and the scores that a plateau is assumed to see."""
+    model, plans = build_model(tiny())[0], {}
+    for schedule in CHOICES["schedule"]:
+        config = rates.with_schedule(tiny(min_lr_ratio=0.1, schedule="cosine"), schedule, eval_every=2)
+        plans[schedule] = rates.rates_of(model, config, 48, [0.5, 0.4, 0.4, 0.3]), config
+    figure = rates.plot_rate_panel(plans)
+    beside = {axes.get_ylabel(): axes for axes in figure.axes if axes.get_ylabel()}
+    assert set(beside) == {"momentum", "score, assumed"}
+    assert beside["momentum"].lines[0].get_ydata()[0] == pytest.approx(0.95)
+    assert beside["score, assumed"].lines[0].get_xydata().tolist() == [
+        pytest.approx(point) for point in [(2 / 3, 0.5), (4 / 3, 0.4), (2, 0.4)]
+    ]
+    plan, config = rates.rates_of(model, plans["plateau"][1], 48), plans["plateau"][1]
+    assert [text.get_text() for text in rates.plot_rates(plan, config).axes[0].texts] == [
+        "no scores assumed, so no plateau"
+    ]
+    cycle = tiny(schedule="one_cycle", optimizer="madgrad")
+    assert "momentum" not in rates.rates_of(model, cycle, 48).attrs, "MADGRAD's is of another meaning"
 
 
 def test_the_history_of_any_metric_is_plotted():

@@ -12,6 +12,7 @@ from utils.runs.artifacts import read_result
 from utils.runs.compare import compare_weights
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
+from utils.tasks import make_task
 from utils.tasks.metrics import Metric
 
 
@@ -36,7 +37,7 @@ def test_the_scores_of_each_fold_stand_beside_its_baselines(two):
     assert table.loc[0].index.tolist() == names + baselines
     assert table.loc["all"].index.tolist() == names, "a mean over folds is not the score over all rows"
     assert table.columns.tolist() == [
-        "RMSE", "95 % interval", "pearson", "spearman", "r2", "batch rmse", "p against averaged"
+        "RMSE", "95 % interval", "Pearson's r", "Spearman's ρ", "R²", "batch rmse", "p against averaged"
     ]  # fmt: skip
     for fold, folder in two.folders.items():
         result = read_result(folder)
@@ -44,7 +45,11 @@ def test_the_scores_of_each_fold_stand_beside_its_baselines(two):
         counts = table.loc[(fold, "baseline: two counts")]
         assert counts["RMSE"] == f"{result['baselines']['two counts']['rmse']:.4f}"
         assert (counts["95 % interval"], counts["p against averaged"]) == ("", "")
-    assert table.loc[(0, "baseline: mean"), "spearman"] == "", "a constant correlates with nothing"
+    assert table.loc[(0, "baseline: mean"), "Spearman's ρ"] == "–", "a constant correlates with nothing"
+    assert table.note.splitlines() == [
+        "– is undefined. Pearson's r, Spearman's ρ, R²: needs two different targets and predictions.",
+        "p is of a paired test of each text's squared error.",
+    ]
 
 
 def test_scores_are_plotted_with_their_intervals():
@@ -112,10 +117,11 @@ def test_the_texts_shown_are_those_that_the_weights_disagree_on(two, errors):
     assert f"</b> (fold {row['fold']}): {numbers}</p><blockquote>" in page
 
 
-def test_agreement_is_drawn_for_any_number_of_folds():
-    predictions = np.random.default_rng(0).normal(size=(7, 20))
-    left, right = report.plot_agreement(predictions, list(range(7))).axes
+def test_agreement_is_drawn_for_any_number_of_folds(tiny):
+    predictions, task = np.random.default_rng(0).normal(size=(7, 20, 1)), make_task(tiny())
+    left, right = report.plot_agreement(predictions, task, list(range(7))).axes
     assert len(left.collections) == 7
     assert sum(bar.get_height() for bar in right.patches) == 20
-    assert sum(bar.get_height() for bar in report.plot_agreement(predictions[:1], [0]).axes[1].patches) == 20
+    right = report.plot_agreement(predictions[:1], task, [0]).axes[1]
+    assert sum(bar.get_height() for bar in right.patches) == 20
     plt.close("all")

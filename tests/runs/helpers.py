@@ -61,6 +61,16 @@ def scores_of(folder, texts):
         return np.stack([model(**one).logits[0].numpy() for one in inputs])
 
 
+def after_each(scores, metric, factor):
+    """The share of its peak that a plateau of patience 1 leaves after each score."""
+    shares, best = [1.0], None
+    for score in scores:
+        better = best is None or metric.is_better(score, best)
+        shares.append(shares[-1] * (1 if better else factor))
+        best = score if better else best
+    return shares[1:]
+
+
 def contents(folder):
     """A fold's results without timings. Weights and predictions are bytes, to be compared bit by bit."""
     results = {}

@@ -10,9 +10,10 @@ import torch
 from tests.runs.helpers import OPTIONS, Stop, assert_same, stop_after
 from utils.config import InputError
 from utils.machine import files, precision
-from utils.runs import artifacts, checkpoint, seal
+from utils.runs import artifacts, checkpoint, resume, seal
 from utils.runs.fold import fit_fold
 from utils.runs.seal import RETRAIN
+from utils.training.madgrad import MADGRAD
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -136,4 +137,33 @@ def test_a_full_disk_while_saving_leaves_the_earlier_state(whole, tiny, tiny_tab
     monkeypatch.setattr(checkpoint, "save_file", save_file)
     states = list((artifacts.fold_folder(config) / "state").iterdir())
     assert len(states) == 1, "a partial state was left behind"
+    assert_same(whole, fit_fold(config, tiny_table))
+
+
+@pytest.mark.parametrize("optimizer", [MADGRAD, torch.optim.AdamW])
+def test_an_optimizers_state_comes_back_from_its_parts(optimizer):
+    weights = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    made = optimizer(weights, lr=0.1)
+    weights[1].grad = torch.ones(3)
+    made.step()
+    numbers, tensors = resume.split(made.state_dict())
+    joined, expected = resume.join(numbers, tensors), made.state_dict()
+    assert joined["param_groups"] == expected["param_groups"]
+    assert {key: set(value) for key, value in joined["state"].items() if value} == {
+        1: {*expected["state"][1]}
+    }
+    assert all(torch.equal(joined["state"][1][name], value) for name, value in expected["state"][1].items())
+
+
+def test_a_state_of_an_earlier_version_is_resumed(whole, tiny, tiny_table, monkeypatch):
+    """The optimizer's tensors lay in rest.pt then."""
+    monkeypatch.setattr(resume, "split", lambda state: (state, {}))
+    config = tiny(run="earlier", save_every=1, **OPTIONS)
+    undo = stop_after(9, monkeypatch)
+    with pytest.raises(Stop):
+        fit_fold(config, tiny_table)
+    undo()
+    state = checkpoint.latest(artifacts.fold_folder(config) / "state")
+    (state / resume.OPTIMIZER).unlink()
+    reseal(state, lambda content: content["files"].pop(resume.OPTIMIZER))
     assert_same(whole, fit_fold(config, tiny_table))

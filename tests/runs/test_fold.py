@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.runs.helpers import held_out_rows, scores_of
+from tests.runs.helpers import after_each, held_out_rows, scores_of
 from utils.config import Config, InputError
 from utils.machine import precision
 from utils.runs import artifacts
 from utils.runs.artifacts import load_model
 from utils.runs.fold import fit_fold
-from utils.tasks import add_folds, load_table
+from utils.tasks import add_folds, load_table, make_task
 
 FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "manifest.json"}
 FOLDERS = {"last", "best", "averaged", "snapshots"}
@@ -71,6 +71,27 @@ def test_how_often_it_evaluates_does_not_change_the_training(tiny, tiny_table):
     assert len(pd.read_csv(seldom / "history.csv")) == 2
     a, b = (pd.read_csv(folder / "predictions.csv") for folder in (seldom, often))
     pd.testing.assert_frame_equal(a[["last", "averaged"]], b[["last", "averaged"]])
+
+
+def test_a_plateau_lowers_the_rates_by_the_scores_of_the_history(tiny, tiny_table):
+    """From the warm-up's two steps to SWA's phase; each row has the rate of the step after it."""
+    options = {
+        "schedule": "plateau",
+        "lr_patience": 1,
+        "lr_factor": 0.5,
+        "warmup_ratio": 0.1,
+        "eval_every": 2,
+    }
+    config = tiny(epochs=8, swa_start=7, lr=5e-3, **options)
+    folder = fit_fold(config, tiny_table)
+    history = pd.read_csv(folder / "history.csv")
+    shares = after_each(history["rmse"], make_task(config).metric, 0.9)
+    before_swa = history["step"] < 7 * 3
+    assert history["lr head"][before_swa].tolist() == pytest.approx(
+        [share * config.lr for share in np.array(shares)[before_swa]]
+    )
+    assert min(shares) < 1, "no score was worse than the best, so nothing is tested"
+    assert history["lr head"].iloc[-1] == pytest.approx(config.swa_lr_factor * config.lr)
 
 
 def test_epochs_may_be_fractions(tiny, tiny_table):

@@ -138,7 +138,7 @@ def test_memory_that_runs_out_on_the_cpu_is_told(whole, tiny, tiny_table, monkey
     assert_same(whole, fit_fold(config, tiny_table))
 
 
-LIMITS = [2_000, 60_000, 300_000, 500_000, 900_000]
+LIMITS = [2_000, 60_000, 300_000, 500_000, 600_000]
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_however_a_missing_value_is_written(written, config):
 
 def test_lit_shows_them_as_missing(config, table):
     pytest.importorskip("lit_nlp")
-    from utils.lit.components import KnownTargets
+    from utils.lit.results import RegressionMetrics
     from utils.lit.spec import make_view
     from utils.lit.wrappers import TextDataset
 
@@ -154,15 +154,15 @@ def test_lit_shows_them_as_missing(config, table):
     assert {label is None for label in labels} == {True, False}
     spec = view.dataset_fields()["words"], view.outputs()["predicted words"]
     options = {"label_spec": spec[0], "pred_spec": spec[1]}
-    scores = KnownTargets().compute(labels, [2.0] * len(labels), **options)
-    assert scores["mse"] == pytest.approx(((table["words"] - 2) ** 2).mean())
-    assert KnownTargets().compute([None], [2.0], **options) == {}
+    scores = RegressionMetrics().compute(labels, [2.0] * len(labels), **options)
+    assert scores["rmse"] ** 2 == pytest.approx(((table["words"] - 2) ** 2).mean())
+    assert RegressionMetrics().compute([None], [2.0], **options) == {}
 
 
 @pytest.mark.full
 def test_lit_is_asked_about_texts_whose_target_is_known(config, table):
     pytest.importorskip("lit_nlp")
-    from utils.lit.questions import HeldOut, rmse_table
+    from utils.lit.questions import HeldOut
     from utils.lit.run import start, stop
     from utils.reporting.words import contrast
 
@@ -174,9 +174,9 @@ def test_lit_is_asked_about_texts_whose_target_is_known(config, table):
         rows = table[(table["fold"] == 0) & table["words"].notna()]
         assert held_out.ids == rows["id"].tolist()
         assert np.isfinite(held_out.targets).all()
-        assert contrast(held_out.rows, run.config, 1)[0]["data"]["words"] is not None
+        assert contrast(held_out.rows, held_out.extent, run.config)[0]["data"]["words"] is not None
         expected = run.errors("averaged")[:, 1]
-        measured = rmse_table(lit, held_out.score)
+        measured = held_out.metric_table()
         assert measured.to_numpy() == pytest.approx(np.sqrt(np.nanmean(expected)), abs=1e-4)
     finally:
         stop()

@@ -48,6 +48,8 @@ def test_interrupted_training_ends_bit_identically(step, whole, tiny, tiny_table
         {"averaging": "ema", "optimizer": "adamw"},
         {"averaging": "none", "schedule": "linear", "loss": "rmse"},
         {"swa_flat_lr": 1e-3, "swa_every": 0},
+        {"averaging": "ema", "optimizer": "sgd", "schedule": "one_cycle"},
+        {"averaging": "none", "optimizer": "adam", "schedule": "plateau", "lr_patience": 1},
     ],
     ids=str,
 )

@@ -14,6 +14,7 @@ from utils.runs import artifacts, run
 from utils.runs.compare import compare_weights, verdict
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run, train_in_process, train_missing_folds
+from utils.tasks import add_folds, load_table
 from utils.tasks.metrics import Metric
 from utils.tasks.regression import Regression
 
@@ -40,6 +41,23 @@ def test_trained_folds_are_read_and_missing_ones_are_named(two_folds, tiny_table
     assert predictions["group"].tolist() == expected["topic"].tolist()
     squared = (predictions["averaged"] - predictions["target"]) ** 2
     np.testing.assert_allclose(opened.errors("averaged")[:, 0], squared)
+
+
+def test_a_runs_own_data_and_settings_win_over_the_presets(tiny, workspace, capsys):
+    texts = [f"text number {i} of a table of one's own" for i in range(42)]
+    own = pd.DataFrame({"id": range(42), "words": texts, "score": np.arange(42) / 42})
+    own.to_csv(workspace / "own.csv", index=False)
+    columns = {"text_column": "words", "target_columns": "score", "group_column": "", "fold_by": "kfold"}
+    settings = {"run": "mine", "data": str(workspace / "own.csv"), "n_folds": 7, "max_rows": 0, **columns}
+    config = tiny(fold=6, **settings)
+    fit_fold(config, add_folds(load_table(config), config))
+    capsys.readouterr()
+    opened = open_run(tiny(run="mine"))
+    assert capsys.readouterr().out == "Folds 6 of mine; not trained: 0, 1, 2, 3, 4, 5.\n"
+    assert (opened.config.data, opened.config.n_folds) == (settings["data"], 7)
+    assert set(opened.table["words"]) == set(texts)
+    shutil.copy(workspace / "own.csv", workspace / "moved.csv")
+    assert open_run(tiny(run="mine", data=str(workspace / "moved.csv"))).config.data.endswith("moved.csv")
 
 
 def test_missing_demo_folds_are_trained_first(two_folds, tiny_table, monkeypatch, capsys):
@@ -152,6 +170,7 @@ def test_the_comparison_agrees_with_the_folds_results(two_folds):
 def test_the_verdict_agrees_with_the_numbers(last, best, averaged, p, opening):
     rows = [("last", last, p), ("best", best, 0.4), ("averaged", averaged, float("nan"))]
     comparison = pd.DataFrame(rows, columns=["weights", "score", "p"]).assign(fold="all")
+    comparison["error"] = comparison["score"] ** 2
     sentence = verdict(comparison, Regression.metric)
     assert sentence.startswith(f"**{opening}**:")
     word = "lower" if last > averaged else "higher"
@@ -163,11 +182,26 @@ def test_the_verdict_asks_the_metric_which_is_better():
     """For a score where higher is better, the same numbers mean that averaging made it worse."""
     accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
     rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.6, 0.5], "p": [0.01, float("nan")]}
+    rows["error"] = [0.4, 0.5]
     sentence = verdict(pd.DataFrame(rows), accuracy)
     assert sentence.startswith(
         "**Averaging did not help**: over all held-out texts, the accuracy of the averaged"
     )
     assert "0.1000 lower than with the last weights" in sentence
+
+
+@pytest.mark.parametrize(("ours", "theirs", "word"), [(0.3, 0.4, "smaller"), (0.4, 0.3, "larger")])
+@pytest.mark.parametrize("score", [0.5, 0.6])
+def test_the_verdict_says_when_score_and_tested_errors_disagree(ours, theirs, word, score):
+    """Such as an equal or lower accuracy with a better Brier score: p is of the latter."""
+    accuracy = Metric("accuracy", "accuracy", higher_is_better=True)
+    rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.55, score], "p": [0.01, float("nan")]}
+    sentence = verdict(pd.DataFrame(rows | {"error": [theirs, ours]}), accuracy)
+    if (score > 0.55) == (ours < theirs):
+        assert "a difference that chance would seldom make" in sentence
+    else:
+        assert sentence.startswith("**Averaging helped in part**")
+        assert f"(p = 0.01: yet its errors are {word} than chance would make them)" in sentence
 
 
 def test_a_damaged_result_is_named(two_folds):
@@ -179,5 +213,6 @@ def test_a_damaged_result_is_named(two_folds):
 
 def test_the_verdict_says_when_nothing_differs():
     rows = {"fold": "all", "weights": ["last", "averaged"], "score": [0.5, 0.5], "p": [1.0, float("nan")]}
+    rows["error"] = [0.25, 0.25]
     sentence = verdict(pd.DataFrame(rows), Regression.metric)
     assert "to four digits the same as with the last weights (p = 1" in sentence

@@ -177,3 +177,40 @@ def test_predictions_that_are_not_finite_are_refused(run, workspace):
     table = load_test(run.config)
     with pytest.raises(InputError, match="no finite numbers"):
         write_submission(table, np.full((len(table), 1), np.nan), run.task, workspace)
+
+
+#: A sample submission's columns without the id, and what the submission then holds for shares of
+#: (0.2, 0.8) and (0.7, 0.3) of the labels no and yes.
+FORMS = {
+    "labels": ({"suitable": ["no", "no"]}, {"suitable": ["yes", "no"]}),
+    "one column of probabilities": ({"suitable": ["0.5", "0.5"]}, {"suitable": [0.8, 0.3]}),
+    "a column per label": ({"yes": ["0", "0"], "no": ["1", "1"]}, {"yes": [0.8, 0.3], "no": [0.2, 0.7]}),
+    "no sample": (None, {"suitable": ["yes", "no"]}),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_labels_are_written_as_the_sample_has_them(form, workspace):
+    columns, expected = FORMS[form]
+    config = Config.make("tiny", task="binary", target_columns="suitable", data=str(workspace / "train.csv"))
+    pd.DataFrame().to_csv(workspace / "train.csv")
+    if columns:  # in another order than the test set
+        pd.DataFrame({"id": ["b", "a"], **columns}).to_csv(workspace / "sample_submission.csv", index=False)
+    task = make_task(config, pd.DataFrame({"suitable": ["no", "yes"]}))
+    probabilities = np.array([[0.2, 0.8], [0.7, 0.3]])
+    path = write_submission(pd.DataFrame({"id": ["a", "b"]}), probabilities, task, workspace)
+    submission = pd.read_csv(path, keep_default_na=False)
+    assert submission.columns.tolist() == ["id", *expected]
+    assert submission.set_index("id").loc[["a", "b"]].to_dict("list") == expected
+    assert submission["id"].tolist() == (["b", "a"] if columns else ["a", "b"])
+
+
+@pytest.mark.parametrize(("cells", "expected"), [(["0", "1"], [1, 0]), (["0.5", "0.5"], [0.8, 0.3])])
+def test_several_labels_are_written_as_the_sample_has_them(cells, expected, workspace):
+    config = Config.make("tiny", task="multilabel", target_columns="a,b", data=str(workspace / "train.csv"))
+    pd.DataFrame().to_csv(workspace / "train.csv")
+    sample = pd.DataFrame({"id": ["1"], "a": cells[:1], "b": cells[1:]})
+    sample.to_csv(workspace / "sample_submission.csv", index=False)
+    task = make_task(config, pd.DataFrame({"a": ["0"], "b": ["1"]}))
+    path = write_submission(pd.DataFrame({"id": ["1"]}), np.array([[0.8, 0.3]]), task, workspace)
+    assert pd.read_csv(path).loc[0, ["a", "b"]].tolist() == expected

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from utils.tasks.class_scores import SCORES, by_class, confusion
+from utils.tasks.class_scores import SCORES, area_under_roc, average_precision, by_class, confusion
 
 
 def make_rows(n_classes, n_rows=60, seed=0, absent=()):
@@ -82,3 +82,15 @@ def test_the_confusion_matrix_counts_every_row_once(pairs):
     codes, predicted = np.array(pairs).T
     table = confusion(codes, predicted, 5)
     np.testing.assert_array_equal(table, metrics.confusion_matrix(codes, predicted, labels=range(5)))
+
+
+ROWS = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0])), min_size=2)
+
+
+@given(ROWS.filter(lambda rows: len({positive for positive, _ in rows}) == 2))
+def test_areas_are_scikit_learns_with_ties_too(rows):
+    positive, shares = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    assert area_under_roc(positive, shares) == pytest.approx(metrics.roc_auc_score(positive, shares))
+    assert average_precision(positive, shares) == pytest.approx(
+        metrics.average_precision_score(positive, shares)
+    )

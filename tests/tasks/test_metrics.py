@@ -28,6 +28,17 @@ def test_an_interval_resamples_whole_groups():
     assert single[0] < values.mean() < single[1]
 
 
+def test_an_interval_draws_groups_of_any_sizes_whole():
+    groups, drawn = np.array(list("abbccca")), []
+    bootstrap_interval(lambda rows: drawn.append(np.sort(groups[rows])) or 0.0, groups)
+    sizes = {"a": 2, "b": 2, "c": 3}
+    for rows in drawn:
+        names, counts = np.unique(rows, return_counts=True)
+        times = counts / [sizes[name] for name in names]
+        assert (times == times.round()).all()
+        assert times.sum() == 3
+
+
 def test_a_paired_test_swaps_whole_groups():
     generator = np.random.default_rng(0)
     ours = generator.random((60, 1))

@@ -1,12 +1,14 @@
 """A new task is one class. This one works in the whole suite without a change anywhere else."""
 
+import itertools
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.runs.helpers import Stop, assert_same, stop_after
+from tests.runs.helpers import Stop, after_each, assert_same, stop_after
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data.table import check_rows
@@ -112,6 +114,23 @@ def test_it_trains_and_the_best_epoch_is_the_one_with_the_highest_accuracy(confi
     assert "accuracy raw" in capsys.readouterr().out
     counts = table.groupby("fold")["length"].value_counts()
     assert counts.groupby("length").agg(np.ptp).max() <= 1, "the folds are not stratified"
+
+
+def test_a_plateau_of_the_accuracy_is_one_that_does_not_rise(config, table, monkeypatch):
+    series, known = itertools.chain([0.0, 0.1, 0.2, 0.3, 0.3, 0.2, 0.4], itertools.repeat(0.4)), {}
+
+    def score(task, targets, predictions):  # other predictions have the next of the series
+        key = predictions.tobytes()
+        known[key] = known[key] if key in known else next(series)
+        return known[key]
+
+    monkeypatch.setattr(LengthClass, "score", score)
+    options = {"schedule": "plateau", "lr_patience": 1, "lr_factor": 0.9, "warmup_ratio": 0}
+    history = pd.read_csv(fit_fold(config(averaging="none", **options), table) / "history.csv")
+    assert history["accuracy"].tolist()[:6] == [0.1, 0.2, 0.3, 0.3, 0.2, 0.4]
+    shares = after_each(history["accuracy"], LengthClass.metric, 0.9)
+    assert history["lr head"].tolist() == pytest.approx([share * config().lr for share in shares])
+    assert min(shares) < 1
 
 
 def test_it_resumes_bit_identically(config, table, monkeypatch):

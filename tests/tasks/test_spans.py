@@ -154,6 +154,7 @@ def test_the_loss_sees_no_token_of_question_or_padding(config, table):
         assert found.max() > 0
 
 
+@pytest.mark.full
 def test_it_resumes_bit_identically(config, table, run, monkeypatch):
     restore = stop_after(7, monkeypatch)
     with pytest.raises(Stop):

@@ -4,7 +4,8 @@ from torch import nn
 
 from utils.config import Config
 from utils.data.tokens import Batch
-from utils.training.averaging import Averager, refresh_batch_norm
+from utils.training.averaging import Averager
+from utils.training.batch_norm import refresh_batch_norm
 
 
 def random_walk(averager, model, steps, last):

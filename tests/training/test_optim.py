@@ -1,11 +1,8 @@
-import math
 import sys
 import types
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.conftest import FAMILIES, SHAPE
 from utils.config import Config, InputError
@@ -13,7 +10,6 @@ from utils.machine import runtime
 from utils.machine.precision import Native
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.training.optim import make_optimizer, parameter_groups
-from utils.training.schedules import LearningRates, count_steps, planned_rates
 
 
 def make_model(family, **changes):
@@ -84,7 +80,7 @@ def test_an_encoder_whose_layers_share_weights_is_refused_where_layers_matter():
     assert parameter_groups(model, Config.make("demo", param_groups="none"))
 
 
-@pytest.mark.parametrize("name", ["madgrad", "adamw"])
+@pytest.mark.parametrize("name", ["madgrad", "adamw", "adam", "sgd"])
 def test_optimizers_lower_a_loss(name):
     model = make_model("bert")
     config = Config.make("demo", optimizer=name)
@@ -100,6 +96,48 @@ def test_optimizers_lower_a_loss(name):
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0]
+
+
+def sgd(w, g, state, step, lr, decay, eps):
+    """Momentum 0.9; the decay goes through it."""
+    state["m"] = 0.9 * state["m"] + g + decay * w
+    return w - lr * state["m"]
+
+
+def adam(w, g, state, step, lr, decay, eps):
+    """The decay goes through both averages."""
+    g = g + decay * w
+    state["m"] = 0.9 * state["m"] + 0.1 * g
+    state["v"] = 0.999 * state["v"] + 0.001 * g**2
+    return w - lr * (state["m"] / (1 - 0.9**step)) / ((state["v"] / (1 - 0.999**step)) ** 0.5 + eps)
+
+
+def adamw(w, g, state, step, lr, decay, eps):
+    """The decay goes past them."""
+    return adam(w, g, state, step, lr, 0, eps) - lr * decay * w
+
+
+@pytest.mark.parametrize("reference", [sgd, adam, adamw], ids=lambda function: function.__name__)
+def test_the_optimizers_step_is_the_written_out_one(reference):
+    """Two groups, each with its own rate and decay."""
+    settings = [(0.01, 0.3), (0.05, 0.0)]
+    weights = [torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5])) for _ in settings]
+    groups = [
+        {"params": [weight], "lr": lr, "weight_decay": decay}
+        for weight, (lr, decay) in zip(weights, settings, strict=True)
+    ]
+    optimizer = make_optimizer(groups, Config.make("demo", optimizer=reference.__name__, eps=1e-3))
+    expected = [weight.detach().double() for weight in weights]
+    states = [{"m": 0.0, "v": 0.0} for _ in settings]
+    for step in range(1, 6):
+        for number, (weight, (lr, decay)) in enumerate(zip(weights, settings, strict=True)):
+            weight.grad = torch.tensor([0.3 * step, -0.1, 0.2 - 0.1 * step])
+            expected[number] = reference(
+                expected[number], weight.grad.double(), states[number], step, lr, decay, 1e-3
+            )
+        optimizer.step()
+        for weight, value in zip(weights, expected, strict=True):
+            torch.testing.assert_close(weight.detach().double(), value, rtol=1e-5, atol=1e-6)
 
 
 def test_fused_adam_without_apex_is_refused():
@@ -136,82 +174,3 @@ def test_fused_adam_works_through_accelerate(monkeypatch):
     stepped.zero_grad()
     assert not torch.equal(model.head.linear.bias, before)
     assert model.head.linear.bias.grad is None
-
-
-# --- learning rates ----------------------------------------------------------------------------------------
-
-GROUPS = [{"name": "low", "lr": 1e-5}, {"name": "high", "lr": 1e-3}]
-
-
-def plan(steps_per_epoch=10, **overrides):
-    config = Config.make("demo", **{"epochs": 5, "swa_start": 3, **overrides})
-    return planned_rates(GROUPS, config, steps_per_epoch, round(config.epochs * steps_per_epoch)), config
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
-def test_the_schedule_follows_the_warm_up(schedule):
-    rates, _ = plan(averaging="none", schedule=schedule, warmup_ratio=0.1)
-    high = [row["high"] for row in rates]
-    assert high[:6] == pytest.approx([0, 2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
-    cosine = 0.5 * (1 + math.cos(math.pi * 44 / 45))
-    share = {"cosine": cosine, "linear": 1 / 45, "constant": 1}[schedule]  # of the peak, at the last step
-    assert high[-1] == pytest.approx(1e-3 * share, rel=1e-4)
-
-
-@settings(max_examples=40)
-@given(
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
-    anneal=st.sampled_from(["cos", "linear"]),
-    anneal_epochs=st.sampled_from([0, 0.3, 1]),
-    start=st.sampled_from([0.5, 2, 3.5]),
-    factor=st.floats(0.1, 2),
-)
-def test_swa_keeps_the_ratio_between_the_groups_rates(schedule, anneal, anneal_epochs, start, factor):
-    options = {
-        "schedule": schedule,
-        "swa_anneal": anneal,
-        "swa_anneal_epochs": anneal_epochs,
-        "swa_start": start,
-        "swa_lr_factor": factor,
-    }
-    rates, _ = plan(**options)
-    for row in rates:
-        assert row["low"] * 100 == pytest.approx(row["high"])
-    assert rates[-1]["high"] == pytest.approx(factor * 1e-3)
-    without, _ = plan(**{**options, "averaging": "none"})
-    assert rates[: round(start * 10)] == without[: round(start * 10)]
-    settled = round(start * 10) + round(anneal_epochs * 10) + 1
-    assert [row["high"] for row in rates[settled:]] == pytest.approx([factor * 1e-3] * (50 - settled))
-
-
-def test_the_published_flat_rate_raises_that_of_the_lowest_layers():
-    rates, _ = plan(swa_flat_lr=1e-4, swa_anneal_epochs=1)
-    assert rates[-1] == pytest.approx({"low": 1e-4, "high": 1e-4})
-
-
-def test_ema_does_not_change_the_rates():
-    assert plan(averaging="ema")[0] == plan(averaging="none")[0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "options", "expected"),
-    [
-        (100, {"batch_size": 16, "epochs": 5}, (7, 35)),
-        (100, {"batch_size": 16, "accumulation_steps": 2, "epochs": 5}, (4, 20)),
-        (160, {"batch_size": 16, "epochs": 1.1, "swa_start": 1}, (10, 11)),
-        (160, {"batch_size": 16, "epochs": 1.11, "swa_start": 1}, (10, 12)),
-    ],
-)
-def test_steps_per_epoch_and_in_all(rows, options, expected):
-    assert count_steps(Config.make("demo", **options), rows) == expected
-
-
-def test_training_follows_the_planned_rates():
-    rates, config = plan()
-    groups = [{**group, "params": [torch.nn.Parameter(torch.ones(2))]} for group in GROUPS]
-    optimizer = make_optimizer(groups, config)
-    schedule = LearningRates(optimizer, config, 10, 50)
-    for row in rates:
-        assert schedule.current() == row
-        optimizer.step()
-        schedule.step()

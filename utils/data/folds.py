@@ -1,22 +1,29 @@
 """Folds: which rows are held out together."""
 
+import typing
+
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
 
-from utils.config import Config, InputError
+from utils.config import GROUPED, Config, InputError
 from utils.data import copies
+from utils.data.stratify import spread_labels
 from utils.data.table import check_columns
+
+#: What folds spread evenly: a class or bin per row, or a column of 0 and 1 per label.
+Strata: typing.TypeAlias = pd.Series | pd.DataFrame
 
 
 def assign_folds(
-    table: pd.DataFrame, config: Config, strata: pd.Series | None = None, repeats_texts: bool = False
+    table: pd.DataFrame, config: Config, strata: Strata | None = None, repeats_texts: bool = False
 ) -> pd.DataFrame:
     """``table`` with a column "fold", 0 to n_folds-1: the fold in which each row is held out.
 
     "kfold" shuffles the rows (the published notebook's split); "stratified" spreads ``strata`` evenly;
     "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone;
-    "column" takes the table's own column. The first three also keep copies of a text together.
+    "stratified_group" does both; "column" takes the table's own column. All others also keep copies of a text
+    together.
 
     ``repeats_texts``: rows share a text by design, and that alone makes them no copies.
     """
@@ -28,9 +35,9 @@ def assign_folds(
         )
     groups = groups_of(table, config, repeats_texts)
     _check_groups(table, groups, config)
-    folds = np.empty(len(table), dtype=int)
-    for number, (_, held_out) in enumerate(_splits(groups, config, strata)):
-        folds[held_out] = number
+    if strata is not None:
+        _check_strata(strata, config)
+    folds = _folds(groups, config, strata)
     if "fold" in table and (table["fold"].astype(str) != folds.astype(str)).any():
         raise InputError(
             'the table has a column "fold" of its own; fold_by=column uses it, or rename it in the file.'
@@ -38,14 +45,25 @@ def assign_folds(
     return table.assign(fold=folds)
 
 
+def _folds(groups: pd.Series, config: Config, strata: Strata | None) -> np.ndarray:
+    """The fold of each row, (rows,)."""
+    if isinstance(strata, pd.DataFrame):
+        return spread_labels(strata.to_numpy(), groups, config.n_folds, config.seed)
+    folds = np.empty(len(groups), dtype=int)
+    for number, (_, held_out) in enumerate(_splits(groups, config, strata)):
+        folds[held_out] = number
+    return folds
+
+
 def _splits(groups: pd.Series, config: Config, strata: pd.Series | None):
     """Pairs of training and held-out positions, a pair per fold. Without copies they are as ever."""
     options = {"n_splits": config.n_folds, "shuffle": True, "random_state": config.seed}
     if config.fold_by == "group":
-        return GroupKFold(**options).split(groups, groups=groups)
-    if config.fold_by == "stratified" and groups.is_unique:
+        numbers = np.unique(groups, return_inverse=True)[1]  # as they sort; of strings it takes much longer
+        return GroupKFold(**options).split(groups, groups=numbers)
+    if strata is not None and groups.is_unique:
         return StratifiedKFold(**options).split(groups, strata)
-    if config.fold_by == "stratified":
+    if strata is not None:
         return StratifiedGroupKFold(**options).split(groups, strata, groups)
     if groups.is_unique:
         return KFold(**options).split(groups)
@@ -72,7 +90,7 @@ def groups_of(table: pd.DataFrame, config: Config, repeats_texts: bool = False) 
 
 def _groups_without_copies(table: pd.DataFrame, config: Config) -> pd.Series:
     alone = "row " + table[config.id_column]
-    if config.fold_by != "group":
+    if config.fold_by not in GROUPED:
         return alone
     groups = table[config.group_column].astype(str)
     return groups.where(groups.str.strip() != "", alone)
@@ -93,7 +111,7 @@ def _check_groups(table: pd.DataFrame, groups: pd.Series, config: Config) -> Non
             f"remove copies, lower n_folds, or set {setting}=split."
         )
     if (n_groups := groups.nunique()) < config.n_folds:
-        by_group = config.fold_by == "group"
+        by_group = config.fold_by in GROUPED
         what = (
             f"column {config.group_column!r} has {n_groups} groups"
             if by_group
@@ -101,6 +119,18 @@ def _check_groups(table: pd.DataFrame, groups: pd.Series, config: Config) -> Non
         )
         remedy = "choose another fold_by" if by_group else f"set {setting}=split"
         raise InputError(f"{what}, too few for n_folds={config.n_folds}; lower n_folds or {remedy}.")
+
+
+def _check_strata(strata: Strata, config: Config) -> None:
+    """Raise InputError for a class or label in fewer rows than folds. (Bins of a number have enough.)"""
+    classes = strata if isinstance(strata, pd.DataFrame) else pd.get_dummies(strata)
+    counts = classes.sum()
+    if (rows := int(counts.min())) < config.n_folds:
+        raise InputError(
+            f"class {str(counts.idxmin())!r} has {rows} rows, too few to spread over "
+            f"n_folds={config.n_folds}; lower n_folds, choose a fold_by that is not stratified, or "
+            "merge the class with another."
+        )
 
 
 def _own_folds(table: pd.DataFrame, config: Config) -> pd.Series:

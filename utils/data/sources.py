@@ -14,6 +14,7 @@ from kagglehub.config import get_kaggle_credentials
 
 from utils.config import InputError, nearest
 from utils.data.reading import read_table
+from utils.data.vader import download_vader
 from utils.machine import files, runtime
 
 # The CLEAR corpus (Crossley et al. 2022), CC BY-NC-SA 4.0, pinned to a commit.
@@ -33,19 +34,22 @@ KAGGLE_COMPETITIONS = {
     "feedback": "feedback-prize-english-language-learning",
 }
 SHIPPED = {"sample": "sample/train.csv", "questions": "questions/train.json"}  # in this repository's data/
-SOURCES = (*SHIPPED, "clear", *KAGGLE_COMPETITIONS)
+OPEN = {"clear": "4 MB", "vader": "2 MB by pip"}  # who wants these needs no account
+SOURCES = (*SHIPPED, *OPEN, *KAGGLE_COMPETITIONS)
 
 
 def find_table(source: str) -> Path:
-    """The file of ``Config.data``: "sample", "questions", "clear", "commonlit", "feedback", or a path.
+    """The file of ``Config.data``: the name of a source, such as "sample" or "clear", or a path.
 
-    Relative paths are looked up in the current directory, then in the workspace. "clear" is downloaded if
-    absent; so is a competition if there is a Kaggle token. Raises InputError if there is no file.
+    Relative paths are looked up in the current directory, then in the workspace. "clear" and "vader" are
+    downloaded if absent; so is a competition if there is a Kaggle token. Raises InputError without a file.
     """
     if path := local_table(source):
         return path
     if source == "clear":
         return download_clear(_downloaded(source))
+    if source == "vader":
+        return download_vader(_downloaded(source))
     if source in KAGGLE_COMPETITIONS:
         if kaggle_token():
             return download_competition(KAGGLE_COMPETITIONS[source], _downloaded(source))
@@ -64,7 +68,7 @@ def local_table(source: str) -> Path | None:
         candidates = [Path(source), runtime.workspace() / source]
     elif source in SHIPPED:
         candidates = [runtime.ROOT / "data" / SHIPPED[source]]
-    elif source == "clear":
+    elif source in OPEN:
         candidates = [_downloaded(source)]
     else:
         names = ("train.csv", "train.csv.zip")  # the second is what Kaggle's own downloads may be
@@ -87,8 +91,8 @@ def sources() -> dict[str, str]:
 def _status(source: str) -> str:
     if path := local_table(source):
         return f"here: {runtime.display_path(path)}"
-    if source == "clear":
-        return "can be downloaded, 4 MB, no account needed"
+    if source in OPEN:
+        return f"can be downloaded, {OPEN[source]}, no account needed"
     try:
         token = kaggle_token()
     except InputError as error:

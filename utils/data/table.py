@@ -7,7 +7,7 @@ import warnings
 
 import pandas as pd
 
-from utils.config import Config, InputError, nearest
+from utils.config import GROUPED, Config, InputError, nearest
 
 
 def clean_text(text: str) -> str:
@@ -29,7 +29,7 @@ def check_table(
     non-string text, a missing or duplicated id, or a table without rows.
     """
     columns = [config.id_column, config.text_column, *(config.target_columns if targets else ())]
-    if config.fold_by == "group" and targets:
+    if config.fold_by in GROUPED and targets:
         columns.append(config.group_column)
     table = match_columns(table, columns, where)
     check_columns(table, columns, where)

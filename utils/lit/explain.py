@@ -1,10 +1,11 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from transformers import BatchEncoding
 from utils.config import InputError
 from utils.data.tokens import evaluation_batches
 from utils.lit.lookup import lookup_replaced
-from utils.lit.pairs import Text, explained_text, tokenize_texts
+from utils.lit.pairs import Encoded, Text, encode_texts, tokenize_texts
 from utils.lit.readable import readable_tokens, readable_vocabulary
 from utils.lit.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
@@ -24,6 +25,9 @@ from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
+#: What is explained: a number per text, (batch,), of the head's outputs, (batch, outputs), or per token,
+#: (batch, tokens, outputs).
+Explained = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Reading:
 
     tokens: list[str]  # readable; a piece that continues a word begins with ##
     spans: list[tuple[int, int]]  # where each token starts and stops in the cleaned text
+    logits: np.ndarray  # of the head, (outputs,), or (tokens, outputs) where it answers per token; float64
     scores: np.ndarray  # (outputs,), float64
     embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, minus the mask's
     gradients: np.ndarray  # (tokens, width): of the explained score, with respect to the embeddings
@@ -41,23 +46,14 @@ class Reading:
     layers: dict[int, np.ndarray]  # mean over the tokens of each chosen layer (0: the embeddings), (width,)
     layer_gradients: dict[int, np.ndarray]  # of the score, when all tokens' states in that layer move alike
     attention: np.ndarray | None = None  # (tokens,): the shares of attention rollout, where there is any
-    logits: np.ndarray | None = None  # (tokens, outputs), of a model that answers per token
-
-
-class Encoded(NamedTuple):
-    """Texts as the model takes them."""
-
-    inputs: dict[str, torch.Tensor]  # padded, on the model's device, each (batch, tokens)
-    positions: list[np.ndarray]  # of each text's tokens in its row of the inputs, without the special ones
-    spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
 
 
 class Gradients(NamedTuple):
     """Of each text's explained score."""
 
-    vectors: torch.Tensor  # of the tokens' embeddings, (batch, tokens, width)
-    pooled: torch.Tensor  # (batch, width)
-    layers: list[torch.Tensor]  # summed over the tokens, (batch, width) per chosen layer
+    vectors: np.ndarray  # of the tokens' embeddings, (batch, tokens, width)
+    pooled: np.ndarray  # (batch, width)
+    layers: list[np.ndarray]  # summed over the tokens, (batch, width) per chosen layer
 
 
 class Explainer:
@@ -75,7 +71,8 @@ class Explainer:
     def __init__(self, folder: Path, task: Task, output: int = 0, layers: tuple[int, ...] = ()):
         model, self.tokenizer = artifacts.load_model(folder, attn_implementation="eager")
         self.model = model.to(runtime.device()).requires_grad_(False)  # gradients are of the texts
-        self.task, self.config, self.output = task, task.config, output
+        self.task, self.config = task, task.config
+        self.explained = functools.partial(task.explained, output=output)
         depth = model.config.encoder.num_hidden_layers
         self.layers = layers or tuple(sorted({0, (depth + 1) // 2, depth}))
         self.vocabulary = readable_vocabulary(self.tokenizer)
@@ -93,39 +90,53 @@ class Explainer:
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def scores(self, texts: Sequence[Text]) -> np.ndarray:
-        """The scores alone, (texts, outputs), computed in batches of similar length."""
-        scores = np.empty((len(texts), len(self.task.outputs)))
+    def logits(self, texts: Sequence[Text]) -> list[np.ndarray]:
+        """What the head gives for each text, as in a Reading, computed in batches of similar length."""
+        logits: list[np.ndarray] = [np.empty(0)] * len(texts)
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
             encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
-                scores[numbers] = self._scores(in_text(self.model(**encoded.inputs).logits, encoded))
-        return scores
+                output = self.model(**encoded.inputs)
+            for number, array in zip(numbers, encoded.of_texts(output["logits"]), strict=True):
+                logits[number] = array.numpy()
+        return logits
 
-    def read(self, texts: Sequence[Text], embeddings: list[np.ndarray | None] | None = None) -> list[Reading]:
+    def scores(self, texts: Sequence[Text]) -> np.ndarray:
+        """The scores alone, (texts, outputs)."""
+        return self._scores(map(torch.from_numpy, self.logits(texts)))
+
+    def read(
+        self,
+        texts: Sequence[Text],
+        embeddings: list[np.ndarray | None] | None = None,
+        explained: Sequence[Explained] = (),
+    ) -> list[Reading]:
         """Everything about some texts, in one batch.
 
         Args:
             embeddings: per text, None or what replaces its tokens' embeddings, (tokens, width), as in a
                 Reading; all zeros is the text with every token masked. Attention is then left out.
+            explained: per text, what the gradients are of; empty: of the score with the number ``output``.
         """
         encoded = self.encode(texts)
         replaced = any(values is not None for values in embeddings or [])
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            logits = in_text(output["logits"], encoded)
-            gradients = self._gradients(output, logits, vectors)
-        per_token = self._per_token(encoded, vectors, output) | {"gradients": _array(gradients.vectors)}
-        per_text = {
+            logits = encoded.of_texts(output["logits"])
+            gradients = self._gradients(output, logits, vectors, explained or [self.explained] * len(texts))
+        per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
+        logits = [one.detach() for one in logits]
+        per_text: dict[str, Any] = {
+            "logits": [one.numpy() for one in logits],
             "scores": self._scores(logits),
             "pooled": _array(text_vectors(output["pooled"], encoded.inputs["attention_mask"])),
-            "pooled_gradient": _array(gradients.pooled),
+            "pooled_gradient": gradients.pooled,
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
-        layers = self._layers(encoded, output)
-        return self._readings(encoded, per_token, per_text, layers, list(map(_array, gradients.layers)))
+        per_layer = {"layers": self._layers(encoded, output), "layer_gradients": gradients.layers}
+        return self._readings(encoded, per_token, per_text, per_layer)
 
     @torch.no_grad()
     def attentions(self, text: Text) -> tuple[list[str], np.ndarray | None]:
@@ -138,21 +149,7 @@ class Explainer:
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
 
     def encode(self, texts: Sequence[Text]) -> Encoded:
-        encoded = self.tokenize(texts, return_special_tokens_mask=True, return_offsets_mapping=True)
-        special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
-        positions = [np.flatnonzero(np.array(row) == 0) for row in special]
-        # The space before a word, which some tokenizers count as part of it, is left out.
-        spans = [
-            [(start + (text[start:stop][:1] == " "), stop) for start, stop in (row[i] for i in numbers)]
-            for text, row, numbers in zip(map(explained_text, texts), offsets, positions, strict=True)
-        ]
-        padded = self.tokenizer.pad(encoded, return_tensors="pt")
-        if self.tokenizer.padding_side == "left":
-            longest = padded["input_ids"].shape[1]
-            positions = [
-                numbers + longest - len(row) for numbers, row in zip(positions, special, strict=True)
-            ]
-        return Encoded(dict(padded.to(self.model.device)), positions, spans)
+        return encode_texts(texts, self.tokenizer, self.config.max_length, self.model.device)
 
     def tokenize(self, texts: Sequence[Text], **options) -> BatchEncoding:
         """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
@@ -177,8 +174,14 @@ class Explainer:
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
             return self.model(**encoded.inputs, **options)
 
-    def _gradients(self, output: TextModelOutput, logits: torch.Tensor, vectors: torch.Tensor) -> Gradients:
-        score = self.task.explained(logits, self.output).sum()
+    def _gradients(
+        self,
+        output: TextModelOutput,
+        logits: list[torch.Tensor],
+        vectors: torch.Tensor,
+        explained: Sequence[Explained],
+    ) -> Gradients:
+        score = torch.cat([score(one[None]) for score, one in zip(explained, logits, strict=True)]).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
         of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
@@ -186,7 +189,8 @@ class Explainer:
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)
         ]
-        return Gradients(of_vectors, of_pooled if of_pooled.dim() == 2 else of_pooled.sum(dim=1), of_layers)
+        of_pooled = of_pooled if of_pooled.dim() == 2 else of_pooled.sum(dim=1)
+        return Gradients(_array(of_vectors), _array(of_pooled), list(map(_array, of_layers)))
 
     @torch.no_grad()
     def _per_token(self, encoded: Encoded, vectors: torch.Tensor, output: TextModelOutput) -> Arrays:
@@ -197,7 +201,7 @@ class Explainer:
         if attentions is not None:
             weights = self.model.pooling.weights(output.hidden_states, mask)
             arrays["attention"] = _array(attention_rollout(attentions, weights, mask))
-        return arrays if output["logits"].dim() == 2 else arrays | {"logits": _array(output["logits"])}
+        return arrays
 
     @torch.no_grad()
     def _layers(self, encoded: Encoded, output: TextModelOutput) -> list[np.ndarray]:
@@ -210,39 +214,30 @@ class Explainer:
         self,
         encoded: Encoded,
         per_token: Arrays,
-        per_text: Arrays,
-        layers: list[np.ndarray],
-        layer_gradients: list[np.ndarray],
+        per_text: dict[str, Any],
+        per_layer: dict[str, list[np.ndarray]],
     ) -> list[Reading]:
-        """The arrays of a batch, taken apart into its texts."""
+        """What was read of a batch, taken apart into its texts."""
+
+        def by_layer(arrays: list[np.ndarray], row: int) -> Any:
+            return {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
+
         return [
             Reading(
                 tokens=readable_tokens(encoded.inputs["input_ids"][row, positions].tolist(), self.vocabulary),
                 spans=encoded.spans[row],
                 **{name: values[row, positions] for name, values in per_token.items()},
                 **{name: values[row] for name, values in per_text.items()},
-                layers=dict(zip(self.layers, [values[row] for values in layers], strict=True)),
-                layer_gradients=dict(
-                    zip(self.layers, [values[row] for values in layer_gradients], strict=True)
-                ),
+                **{name: by_layer(arrays, row) for name, arrays in per_layer.items()},
             )
             for row, positions in enumerate(encoded.positions)
         ]
 
-    def _scores(self, logits: torch.Tensor) -> np.ndarray:
-        """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
-        scores = [self.task.explained(logits, number) for number in range(len(self.task.outputs))]
-        return torch.stack(scores, dim=1).detach().cpu().double().numpy()
-
-
-def in_text(logits: torch.Tensor, encoded: Encoded) -> torch.Tensor:
-    """Logits per token, (batch, tokens, outputs), with minus infinity at what is not explained."""
-    if logits.dim() == 2:
-        return logits
-    outside = torch.ones(logits.shape[:2], dtype=torch.bool)
-    for row, positions in enumerate(encoded.positions):
-        outside[row, positions] = False
-    return logits.masked_fill(outside.unsqueeze(-1).to(logits.device), -torch.inf)
+    def _scores(self, logits: Iterable[torch.Tensor]) -> np.ndarray:
+        """The score of every output, (texts, outputs), as ``task.explained`` has it."""
+        outputs = range(len(self.task.outputs))
+        scores = [[self.task.explained(one[None], n).item() for n in outputs] for one in logits]
+        return np.array(scores).reshape(-1, len(outputs))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

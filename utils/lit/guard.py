@@ -9,6 +9,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from utils.config import InputError
+from utils.lit.page import patched
 from utils.machine import runtime
 
 #: How the Hosts and Origins end with which Colab's and Kaggle's own proxies reach a kernel, as others have
@@ -23,12 +24,6 @@ POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data: blob:; "
     "style-src 'self' 'unsafe-inline' https://fonts.googleapis.com; font-src https://fonts.gstatic.com; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self' vscode-webview: vscode-file:"
-)
-#: LIT shows names of columns and labels as Markdown. Here it shows none of their HTML, images and odd links.
-_MARKDOWN = b"const r=Q(t,{renderer:n})"
-_HARMLESS = (
-    b"const i=n.link;n.image=(t,r,l)=>l;n.link=(t,r,l)=>/^https:/.test(t)?i(t,r,l):l;"
-    b'const r=Q(String(t).replace(/<(?!br>)/g,"&lt;"),{renderer:n})'
 )
 
 
@@ -85,7 +80,7 @@ class Guard:
         if response.status_code >= 400:  # LIT's errors repeat parameters, as HTML
             response.content_type = "text/plain; charset=utf-8"
         elif request.path == "/main.js":
-            response.data = response.data.replace(_MARKDOWN, _HARMLESS)
+            response.data = patched(response.data)
         return response
 
     def _refusal(self, request: Request) -> str:

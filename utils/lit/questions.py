@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from utils.lit.explain import Explainer
 from utils.lit.readable import words_of
@@ -20,6 +21,8 @@ class HeldOut:
     Args:
         lit: a server that ``utils.lit.run.start`` started with the same ``weights`` and ``target``.
         fold: its number; None: the run's first.
+
+    Of a label, ``scores`` are its probabilities and ``targets`` are 1 where a text has it, else 0.
     """
 
     def __init__(
@@ -28,19 +31,21 @@ class HeldOut:
         self.lit, self.run = lit, run
         self.fold = next(iter(run.folders)) if fold is None else fold
         self.weights = split_weights(run, weights)[0]
-        self.output = output_number(run.task, target)
         self.model, self.dataset = model_name(self.fold, self.weights), dataset_name(self.fold)
-        self.view = make_view(run.task, self.output, run.table)
-        self.score = self.view.score  # the name of the score's field
+        output = output_number(run.task, target)
+        self.view = make_view(run.task, output, run.table)
+        self.explained = self.view.quantities[self.view.chosen(None)]
         folder = artifacts.weights_folder(run.folders[self.fold], self.weights)
-        self.explainer = Explainer(folder, run.task, self.output)
-        rows, name = lit.ask("get_dataset", dataset_name=self.dataset), run.task.outputs[self.output]
-        self.rows = [row for row in rows if row["data"].get(name, "") is not None]  # with a known target
-        fields = {"requested_fields": f"{self.score},pooled"}
+        self.explainer = Explainer(folder, run.task, output)
+        self._recorded = run.predictions.set_index("id")
+        rows = lit.ask("get_dataset", dataset_name=self.dataset)
+        truths = self._truths([row["data"][run.config.id_column] for row in rows])
+        self.rows = [row for row, truth in zip(rows, truths, strict=True) if not np.isnan(truth)]
+        fields = {"requested_fields": f"{self.view.score},pooled"}
         answers = lit.ask(
             "get_preds", {"inputs": self.rows}, model=self.model, dataset_name=self.dataset, **fields
         )
-        self.scores = np.array([answer[self.score] for answer in answers])  # (texts,)
+        self.scores = np.array(list(map(self.view.prediction, answers)))  # (texts,)
         self.pooled = np.array([answer["pooled"] for answer in answers])  # (texts, width)
 
     @property
@@ -50,7 +55,7 @@ class HeldOut:
     @property
     def targets(self) -> np.ndarray:
         """(texts,), of the explained output."""
-        return self._recorded("target")
+        return self._truths(self.ids)
 
     def text(self, row: dict) -> str:
         return row["data"][self.run.config.text_column]
@@ -61,15 +66,24 @@ class HeldOut:
 
     def compare_scores(self) -> pd.DataFrame:
         """LIT's scores beside those that the fold recorded while it was trained, by id."""
-        scores = {"LIT": self.scores, "predictions.csv": self._recorded(self.weights)}
+        recorded = self.run.task.values(self._recorded.loc[self.ids], self.weights)
+        scores = {"LIT": self.scores, "predictions.csv": self.view.recorded(recorded)}
         return pd.DataFrame(scores, index=self.ids).assign(
             difference=lambda table: table.diff(axis=1).iloc[:, 1]
         )
 
-    def _recorded(self, name: str) -> np.ndarray:
-        """A column of predictions.csv, for the rows."""
-        predictions = self.run.predictions.set_index("id").loc[self.ids]
-        return self.run.task.values(predictions, name)[:, self.output]
+    def _truths(self, ids: list[str]) -> np.ndarray:
+        return self.view.truth(self.run.task.values(self._recorded.loc[ids], "target"))
+
+    @property
+    def extent(self) -> np.ndarray:
+        """(texts,), how much of what is explained a text has: its target, or the probability of a label."""
+        return self.targets if self.view.index is None else self.scores
+
+    def caption(self, row: dict) -> str:
+        """A row's truth and prediction, as the title of its picture."""
+        number = self.rows.index(row)
+        return self.view.caption(self.targets[number], self.scores[number])
 
     def words(self, method: str, rows: list[dict], **settings) -> list[tuple[list[str], np.ndarray]]:
         """Each row's words and their salience by one of LIT's methods, summed over the tokens."""
@@ -87,11 +101,13 @@ class HeldOut:
         method, records = "Integrated Gradients", []
         answers = self.lit.salience(method, self.model, self.dataset, rows, Normalize=False)
         for row, (tokens, values) in zip(rows, answers, strict=True):
-            masked = self.explainer.read([self.text(row)], [np.zeros((len(tokens), 1))])[0].scores[
-                self.output
-            ]
-            records.append((self.score_of(row), masked, self.score_of(row) - masked, values.sum()))
-        columns = ["score", "score of the baseline", "difference", "sum of the words' values"]
+            text = self.view.text_of(row["data"])
+            masked = self.explainer.read([text], [np.zeros((len(tokens), 1))])[0].logits
+            logits = np.stack([self.explainer.logits([text])[0], masked])
+            whole, nothing = self.explained(torch.from_numpy(logits)).tolist()
+            records.append((whole, nothing, whole - nothing, values.sum()))
+        name = self.view.explains
+        columns = [name, f"{name} of the baseline", "difference", "sum of the words' values"]
         return pd.DataFrame(
             records, columns=columns, index=[row["data"][self.run.config.id_column] for row in rows]
         )
@@ -105,33 +121,29 @@ class HeldOut:
         text_column = self.run.config.text_column
         verbs = ("replace", "scramble", "ablate")
         fields: dict[str, Any] = {f"Fields to {verb}": [text_column] for verb in verbs}
-        fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.score}
+        fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.view.score}
         (edited,) = self.lit.generate(generator, self.model, self.dataset, [row], **fields | settings)
-        texts = [self.text(new) for new in edited[:most]]
-        scores = self.explainer.scores(texts)[:, self.output]
+        texts = [self.view.text_of(new["data"]) for new in edited[:most]]
+        head = self.explainer.model.head.config
+        values = [self.view.values(logits, head) for logits in self.explainer.logits(texts)]
+        before, scores = self.score_of(row), map(self.view.prediction, values)
         return [
-            {"by": generator, "text": text, "score before": self.score_of(row), "score after": score}
-            for text, score in zip(texts, scores, strict=True)
+            {"by": generator, "text": self.text(new), "score before": before, "score after": score}
+            for new, score in zip(edited, scores, strict=False)
         ]
 
-
-def rmse_table(lit: Lit, score: str) -> pd.DataFrame:
-    """The RMSE of each model on each dataset, as LIT measures it.
-
-    Args:
-        score: the name of the score's field.
-    """
-    models = lit.ask("get_info")["models"]
-    names = {model: [name for name in info["datasets"] if name[0] != "_"] for model, info in models.items()}
-    table = pd.DataFrame(
-        index=pd.Index(names, name="RMSE of"), columns=next(iter(names.values())), dtype=float
-    )
-    for model, datasets in names.items():
-        for dataset in datasets:
-            rows = lit.ask("get_dataset", dataset_name=dataset)
-            answers = lit.ask("get_metrics", {"inputs": rows}, model=model, dataset_name=dataset)[
-                "regression"
-            ]
-            (metrics,) = (answer["metrics"] for answer in answers if answer["pred_key"] == score)
-            table.loc[model, dataset] = metrics["mse"] ** 0.5
-    return table
+    def metric_table(self) -> pd.DataFrame:
+        """The chief metric of each model on each dataset, as LIT measures it."""
+        group, metric = self.view.metric
+        field = self.view.score if group == "regression" else self.view.class_field
+        models = self.lit.ask("get_info")["models"]
+        names = {model: [n for n in info["datasets"] if n[0] != "_"] for model, info in models.items()}
+        index = pd.Index(names, name=f"{metric.replace('_', ' ')} of")
+        table = pd.DataFrame(index=index, columns=next(iter(names.values())), dtype=float)
+        for model, datasets in names.items():
+            for dataset in datasets:
+                rows = self.lit.ask("get_dataset", dataset_name=dataset)
+                answers = self.lit.ask("get_metrics", {"inputs": rows}, model=model, dataset_name=dataset)
+                (scores,) = (each["metrics"] for each in answers[group] if each["pred_key"] == field)
+                table.loc[model, dataset] = scores[metric]
+        return table

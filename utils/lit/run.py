@@ -9,11 +9,13 @@ from lit_nlp import dev_server, server_config
 from tqdm.auto import tqdm
 
 from utils.config import InputError, check_choice
-from utils.lit.components import LAYOUT, KnownTargets, generators, interpreters
+from utils.lit import label_views, spans  # noqa: F401 - they register their views
+from utils.lit.components import generators, interpreters
 from utils.lit.explain import Explainer
+from utils.lit.new_texts import NewTexts
+from utils.lit.results import METRICS, make_layout
 from utils.lit.server import Lit, check_port
-from utils.lit.spans import SpansView  # noqa: F401 - registers itself
-from utils.lit.spec import RESERVED, make_view
+from utils.lit.spec import RESERVED, first_output, make_view
 from utils.lit.wrappers import FoldModel, TextDataset
 from utils.machine import runtime
 from utils.machine.files import digest
@@ -47,7 +49,8 @@ def start(
         host: "0.0.0.0" serves other machines too.
         allow: host names, separated by commas, that requests may use besides this machine's own, such as a
             notebook server's.
-        target: name of the output to explain; empty: the first.
+        target: what to explain: a target, or one of its labels; empty: the first target. Of two labels it is
+            the second, unless one is named.
 
     Raises InputError for an option that cannot be used.
     """
@@ -83,15 +86,17 @@ def split_weights(run: Run, weights: str) -> tuple[str, ...]:
 
 
 def output_number(task: Task, target: str) -> int:
-    """The number of an output by its name; empty: the first."""
-    config, names = task.config, list(task.outputs)
-    if target:
-        check_choice("target", target, names)
-    if clash := {*names, *config.target_columns, config.text_column, config.id_column} & set(RESERVED):
+    """The number of an output by its name or that of its target; empty: of the first target."""
+    columns, names = task.config.target_columns, list(task.outputs)
+    if clash := {*columns, task.config.text_column, task.config.id_column} & set(RESERVED):
         raise InputError(
             f"LIT has fields called {', '.join(RESERVED)} of its own; rename the column {min(clash)!r}."
         )
-    return names.index(target) if target else 0
+    if target in names:
+        return names.index(target)
+    if target:
+        check_choice("target", target, dict.fromkeys([*names, *columns]))
+    return first_output(task, columns.index(target) if target else 0)
 
 
 def _check_whole(name: str, value, most: int) -> int:
@@ -106,7 +111,7 @@ def hash_weights(folder: Path) -> str:
 
 
 def model_name(fold: int, weights: str) -> str:
-    return f"fold {fold} {weights}"
+    return f"fold {fold} · {weights}"
 
 
 def dataset_name(fold: int) -> str:
@@ -135,12 +140,13 @@ def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
         "data_dir": "",
         "page_title": f"LIT: {run.config.run_name}",
         "default_layout": "default",
-        "layouts": {"default": LAYOUT},
+        "layouts": {"default": make_layout(view)},
         "model_loaders": {},
         "dataset_loaders": {},
         "interpreters": interpreters(models, min(map(len, datasets.values()))),
-        "generators": generators(view.threshold),
-        "metrics": {"regression": KnownTargets()},
+        "generators": generators(view),
+        "metrics": METRICS,
+        "annotators": [NewTexts(datasets.values(), view)],
     }
     return dev_server.Server(models, datasets, **dict(server_config.get_flags()) | options).serve()
 
@@ -153,13 +159,8 @@ def warm_up(lit: Lit) -> None:
         pairs, desc="LIT reads", unit="fold", disable=not runtime.progress_wanted(), leave=False
     ):
         rows = lit.ask("get_dataset", dataset_name=dataset)
-        lit.ask(
-            "get_preds",
-            {"inputs": rows},
-            model=model,
-            dataset_name=dataset,
-            requested_types="RegressionScore",
-        )
+        predicted = {"requested_types": "RegressionScore,MulticlassPreds"}
+        lit.ask("get_preds", {"inputs": rows}, model=model, dataset_name=dataset, **predicted)
         if (model, dataset) == pairs[0] and "umap" in models[model]["interpreters"]:  # compiled at first use
             lit.project("umap", model, dataset)
 
@@ -168,9 +169,9 @@ def memory(models: dict[str, FoldModel], datasets: dict[str, TextDataset]) -> fl
     """GiB of the weights and of kept predictions: embedding and gradient of each token, by every model."""
     size = 0
     for fold_model in models.values():
-        model, text_column = fold_model.explainer.model, fold_model.view.task.config.text_column
+        model, view = fold_model.explainer.model, fold_model.view
         size += sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        texts = [row[text_column] for dataset in datasets.values() for row in dataset.examples]
+        texts = [view.text_of(row) for dataset in datasets.values() for row in dataset.examples]
         tokens = sum(len(ids) for ids in fold_model.explainer.tokenize(texts)["input_ids"])
         size += tokens * model.encoder.get_input_embeddings().embedding_dim * 2 * 4
     return size / 2**30

@@ -16,21 +16,19 @@ class SpansView(View):
 
     task: Spans
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.task.config.text_column, self.task.config.question_column
+
     def text_of(self, example: types.JsonDict) -> Text:
-        config = self.task.config
-        return example.get(config.question_column, ""), example[config.text_column]
+        context, question = self.texts
+        return example.get(question, ""), example[context]
 
     def dataset_fields(self) -> types.Spec:
-        return {
-            self.task.config.question_column: types.TextSegment(),
-            self.task.answer: types.StringLitType(),
-        }
+        return {self.task.answer: types.StringLitType()}
 
     def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
         return table[list(self.dataset_fields())].astype(str)
-
-    def inputs(self) -> types.Spec:
-        return {self.task.config.question_column: types.TextSegment()}
 
     def outputs(self) -> types.Spec:
         return super().outputs() | {
@@ -40,13 +38,24 @@ class SpansView(View):
 
     def of_reading(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
         """The best span whether or not "no answer" is better: in tokens, and as the clean text has it."""
-        if reading.logits is None or not reading.tokens:
+        if not reading.tokens:
             return {"predicted span": [], "predicted text": ""}
-        allowed = np.array([stop > start for start, stop in reading.spans])
-        _, first, last = best_span(reading.logits, allowed, self.task.config.max_answer_tokens)
+        everywhere = np.ones(len(reading.tokens), dtype=bool)
+        _, first, last = best_span(reading.logits, everywhere, self.task.config.max_answer_tokens)
         text = explained_text(self.text_of(example))[reading.spans[first][0] : reading.spans[last][1]]
         span = dtypes.SpanLabel(start=first, end=last + 1, label="answer")
         return {"predicted span": [span], "predicted text": text}
+
+    def recorded(self, predictions: np.ndarray) -> np.ndarray:
+        """No score of a start or an end alone is recorded."""
+        return np.full(len(predictions), np.nan)
+
+    def truth(self, targets: np.ndarray) -> np.ndarray:
+        """1 where a text has an answer, else 0."""
+        return (targets[:, 1] >= 0).astype(float)
+
+    def caption(self, truth: float, prediction: float) -> str:
+        return f"{'Answered' if truth else 'Not answered'} by the text, {self.score} {prediction:.2f}"
 
 
 @make_view.register

@@ -1,6 +1,7 @@
 """What LIT shows of a task: one view per task, chosen by ``make_view``. Nothing else here knows the task.
 
-A task without a view of its own gets ``View``. To give it a richer one, write a subclass and register it::
+A task without a view of its own gets ``View``. To give it a richer one, write a subclass and register it, as
+``label_views`` does::
 
     @make_view.register
     def _(task: Labels, output: int, table: pd.DataFrame) -> LabelsView: ...
@@ -11,18 +12,21 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from lit_nlp.api import types
 
-from utils.lit.explain import Reading
+from utils.lit.explain import Explained, Reading
 from utils.lit.pairs import Text
 from utils.modeling.heads import HeadConfig
 from utils.tasks import Task
 from utils.tasks.regression import Regression
 
 #: Names that LIT, its views and its models give to fields. A table's own columns may not have them.
-RESERVED = ("tokens", "token_embeddings", "band", "_id", "_meta")
+RESERVED = ("tokens", "token_embeddings", "band", "explained", "_id", "_meta")
 #: Two classes of a score, for LIT's TCAV, which asks for classes.
 BANDS = ("lower", "higher")
+#: What can be explained: a field of scores; and a class's number in it, where it holds probabilities.
+Quantity = tuple[str, int | None]
 
 
 class View:
@@ -34,21 +38,51 @@ class View:
     """
 
     threshold = 0.0  # the score that generated texts are to cross, unless another is asked for
-    layer_gradients: ClassVar[dict[str, str]] = {}  # options of LIT's fields for the gradients of layers
+    flipped: ClassVar[tuple[str, ...]] = ("RegressionScore",)  # types of what generated texts may flip
+    layer_gradients: dict[str, str]  # options of LIT's fields for the gradients of layers
+    class_field = ""  # of the probabilities of classes that LIT's TCAV asks about
+    index: int | None = None  # number of the explained class, where the explained field holds probabilities
+    metric: tuple[str, str] = ("regression", "rmse")  # of LIT's metrics the group and name of the chief one
+    ordered = False  # whether its classes are grades
+    explains = "score"  # what is explained, in pictures; and what the maps' two colours stand for
+    colours = ("target", "prediction minus target")
 
     def __init__(self, task: Task, output: int):
-        self.task, self.output = task, output
-        self.scores = [f"predicted {name}" for name in task.outputs]
+        self.task, self.target, self.layer_gradients = task, output, {}
+        self.fields = [f"predicted {name}" for name in task.outputs]
         # LIT wants an input that says which class a gradient is of. It decides nothing here, so any will do.
         self.gradient_input = task.config.text_column
 
     @property
     def score(self) -> str:
-        """The field of the explained score."""
-        return self.scores[self.output]
+        """The explained field."""
+        return self.fields[self.target]
+
+    @functools.cached_property
+    def quantities(self) -> dict[Quantity, Explained]:
+        """All that can be explained, in the unit in which it is shown."""
+        explained = self.task.explained
+        return {(n, None): functools.partial(explained, output=i) for i, n in enumerate(self.fields)}
+
+    def chosen(self, target: dict | None) -> Quantity:
+        """What is explained when LIT's page asks for ``target``, {"field", "index"}."""
+        asked = target or {}
+        of_field = [quantity for quantity in self.quantities if quantity[0] == asked.get("field")]
+        candidates = [(asked.get("field"), asked.get("index")), (self.score, self.index)]
+        known = [quantity for quantity in candidates if quantity in of_field]
+        return next(iter([*known, *of_field, (self.score, self.index)]))
+
+    def most_likely(self, field: str, values: types.JsonDict) -> Quantity:
+        """The class of a field that is predicted, given the values of ``outputs``; or the score itself."""
+        return field, None if np.ndim(values[field]) == 0 else int(np.argmax(values[field]))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The fields that the model reads; the first is the one that is explained."""
+        return (self.task.config.text_column,)
 
     def dataset_fields(self) -> types.Spec:
-        """Fields of a text besides the text, the id and the table's categories."""
+        """Fields of a text besides ``texts``, the id and the table's categories: its truth."""
         return {}
 
     def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -56,22 +90,27 @@ class View:
         return table[[]]
 
     def inputs(self) -> types.Spec:
-        """Optional inputs besides the text. The model ignores them, but LIT's components ask for them."""
+        """Optional inputs besides the text. The model ignores them, but LIT asks for ``gradient_input``."""
         return {}
 
     def outputs(self) -> types.Spec:
         """Outputs of the model that depend on the task."""
-        return {name: types.RegressionScore() for name in self.scores}
+        return {name: types.RegressionScore() for name in self.explained_first(self.fields)}
 
-    def values(self, scores: np.ndarray, head: HeadConfig, example: types.JsonDict) -> types.JsonDict:
+    def explained_first(self, names: list[str]) -> list[str]:
+        """A name per target, the explained one's first: LIT's page takes the first unless told otherwise."""
+        return sorted(names, key=lambda name: name != names[self.target])
+
+    def values(self, logits: np.ndarray, head: HeadConfig) -> types.JsonDict:
         """A value for each of ``outputs``.
 
         Args:
-            scores: (outputs,).
+            logits: what the head gives for a text, as in a Reading.
             head: of the model that gave them.
-            example: the text's fields.
         """
-        return {name: float(score) for name, score in zip(self.scores, scores, strict=True)}
+        batch = torch.from_numpy(logits)[None]
+        scores = {name: score for (name, index), score in self.quantities.items() if index is None}
+        return {name: score(batch).item() for name, score in scores.items()}
 
     def text_of(self, example: types.JsonDict) -> Text:
         """What the model reads of an example."""
@@ -81,9 +120,28 @@ class View:
         """A value for each of ``outputs`` that ``values`` does not give, from all that was read."""
         return {}
 
-    def sign(self, values: types.JsonDict) -> int:
-        """1, or -1 where the gradients of the layers are to point the other way."""
-        return 1
+    def decided(self, values: types.JsonDict) -> types.JsonDict:
+        """``values`` with a probability of 1 for the predicted class, where it is not the most probable."""
+        return values
+
+    def prediction(self, values: types.JsonDict) -> float:
+        """The explained score, or class's probability, given the values of ``outputs``."""
+        return float(values[self.score] if self.index is None else values[self.score][self.index])
+
+    def recorded(self, predictions: np.ndarray) -> np.ndarray:
+        """The same, (rows,), from the task's predictions, (rows, columns)."""
+        return predictions[:, self.target]
+
+    def truth(self, targets: np.ndarray) -> np.ndarray:
+        """The truth of the explained output, (rows,), from the task's targets, (rows, columns)."""
+        return targets[:, self.target]
+
+    def caption(self, truth: float, prediction: float) -> str:
+        """A text's truth and prediction, for the title of a picture."""
+        if self.index is None:
+            return f"Target {truth:.2f}, predicted {prediction:.2f}"
+        name = self.explains.removeprefix("log-odds of ")
+        return f"{name}: {'true' if truth else 'not true'}, predicted with {prediction:.2f}"
 
 
 class RegressionView(View):
@@ -93,51 +151,63 @@ class RegressionView(View):
         middle: the score that separates the two bands.
     """
 
-    layer_gradients: ClassVar = {"align": "band_share", "grad_target_field_key": "band"}
+    class_field = "band_share"
 
     def __init__(self, task: Task, output: int, middle: float):
         super().__init__(task, output)
         self.threshold = middle
         self.gradient_input = task.outputs[output]
+        self.layer_gradients = {"align": "band_share", "grad_target_field_key": "band"}
+
+    @functools.cached_property
+    def quantities(self) -> dict[Quantity, Explained]:
+        """The scores; and the bands, of which the lower is explained by the score's opposite."""
+        scores = super().quantities
+        higher = scores[self.score, None]
+        return scores | {("band_share", 0): lambda logits: -higher(logits), ("band_share", 1): higher}
 
     def dataset_fields(self) -> types.Spec:
         targets = {name: number_field() for name in self.task.outputs}
-        return targets | {"band": types.CategoryLabel(vocab=BANDS)}
+        return targets | {"band": label_field(BANDS)}
 
     def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
         targets = table[list(self.task.outputs)].astype(float)
-        higher = targets[self.task.outputs[self.output]] > self.threshold
-        known = targets.astype(object).where(targets.notna(), None)  # JSON has no NaN
-        return known.assign(band=np.where(higher, *reversed(BANDS)))
+        explained = targets[self.task.outputs[self.target]]
+        band = np.where(explained > self.threshold, *reversed(BANDS))
+        return known_numbers(targets).assign(band=np.where(explained.isna(), "", band))
 
     def inputs(self) -> types.Spec:
-        band = types.CategoryLabel(vocab=BANDS, required=False)
-        return {self.gradient_input: number_field(), "band": band}
+        return {self.gradient_input: number_field()}
 
     def outputs(self) -> types.Spec:
-        scores = zip(self.scores, self.task.outputs, strict=True)
-        return {name: types.RegressionScore(parent=target) for name, target in scores} | {
-            "band_share": types.MulticlassPreds(vocab=BANDS, parent="band"),
+        parents = dict(zip(self.fields, self.task.outputs, strict=True))
+        scores = {n: types.RegressionScore(parent=parents[n]) for n in self.explained_first(self.fields)}
+        return scores | {
+            "band_share": types.MulticlassPreds(vocab=BANDS),
             "band": types.CategoryLabel(vocab=BANDS, required=False),
         }
 
-    def values(self, scores: np.ndarray, head: HeadConfig, example: types.JsonDict) -> types.JsonDict:
+    def values(self, logits: np.ndarray, head: HeadConfig) -> types.JsonDict:
         """The share of a band is no probability: it is the score on another scale."""
-        scale = head.scale[self.output] if head.scale else 1.0
-        distance = (scores[self.output] - self.threshold) / scale
-        higher = 1 / (1 + np.exp(-distance))
-        band = example.get("band") or BANDS[int(higher > 0.5)]
-        bands = {"band_share": np.array([1 - higher, higher]), "band": band}
-        return super().values(scores, head, example) | bands
-
-    def sign(self, values: types.JsonDict) -> int:
-        """Gradients are of the score, towards the higher band; TCAV asks for those of the input's band."""
-        return 1 if values["band"] == BANDS[1] else -1
+        scores = super().values(logits, head)
+        scale = head.scale[self.target] if head.scale else 1.0
+        higher = 1 / (1 + np.exp(-(scores[self.score] - self.threshold) / scale))
+        return scores | {"band_share": np.array([1 - higher, higher]), "band": BANDS[int(higher > 0.5)]}
 
 
 def number_field() -> types.Scalar:
-    """A number in a table. LIT's page accepts an edited text only if its numbers lie in the range."""
-    return types.Scalar(required=False, min_val=-1e6, max_val=1e6, step=0.01)
+    """A number in a table, or None. LIT's page takes an edited text only if its numbers are in the range."""
+    return types.Scalar(required=False, min_val=-1e6, max_val=1e6, step=0.01, default=None)
+
+
+def label_field(labels: tuple[str, ...]) -> types.CategoryLabel:
+    """A label in a table, or ""."""
+    return types.CategoryLabel(vocab=(*labels, ""), required=False)
+
+
+def known_numbers(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of numbers with None for NaN, which JSON does not have."""
+    return table.astype(object).where(table.notna(), None)
 
 
 @functools.singledispatch
@@ -154,3 +224,9 @@ def make_view(task: Task, output: int, table: pd.DataFrame) -> View:
 @make_view.register
 def _(task: Regression, output: int, table: pd.DataFrame) -> RegressionView:
     return RegressionView(task, output, float(table[task.outputs[output]].median()))
+
+
+@functools.singledispatch
+def first_output(task: Task, target: int) -> int:
+    """The number of the output that is explained, of the target with a number, if no other is asked for."""
+    return target

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
 from utils.lit.explain import Explainer, Reading
-from utils.lit.spec import RESERVED, View, number_field
+from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
 MOST_CATEGORIES = 60
@@ -20,7 +21,7 @@ class TextDataset(dataset.Dataset):
     def __init__(self, table: pd.DataFrame, view: View, description: str = ""):
         config = view.task.config
         table = table.loc[:, ~table.columns.duplicated()]
-        fields = {config.text_column: types.TextSegment(), config.id_column: types.StringLitType()}
+        fields = dict.fromkeys(view.texts, types.TextSegment()) | {config.id_column: types.StringLitType()}
         columns = [table[list(fields)].astype(str), view.dataset_values(table)]
         fields |= view.dataset_fields()
         errors = pd.to_numeric(table.get("standard_error", pd.Series(dtype=float)), errors="coerce")
@@ -50,9 +51,10 @@ class FoldModel(model.BatchedModel):
 
     def __init__(self, explainer: Explainer, view: View, description: str = ""):
         self.explainer, self.view = explainer, view
-        self._text = view.task.config.text_column
+        self._text = view.texts[0]
         self._head = explainer.model.head.config
-        self._has_attention = explainer.attentions(view.text_of({self._text: "a text"}))[1] is not None
+        text = view.text_of(dict.fromkeys(view.texts, "a text"))
+        self._has_attention = explainer.attentions(text)[1] is not None
         self._description = description
 
     def description(self) -> str:
@@ -66,7 +68,7 @@ class FoldModel(model.BatchedModel):
     def input_spec(self) -> types.Spec:
         """The model reads the text alone. The rest is optional: LIT's components ask for it."""
         return {
-            self._text: types.TextSegment(),
+            **dict.fromkeys(self.view.texts, types.TextSegment()),
             "tokens": types.Tokens(parent=self._text, required=False),
             "token_embeddings": types.TokenEmbeddings(align="tokens", required=False),
         } | self.view.inputs()
@@ -88,25 +90,30 @@ class FoldModel(model.BatchedModel):
         return self.view.outputs() | tokens | layers | {"first token": types.Embeddings()}
 
     def predict_minibatch(self, inputs: list[types.JsonDict]) -> list[types.JsonDict]:
+        """Gradients are of the quantity in an input's "explained", or of the view's."""
         embeddings = [example.get("token_embeddings") for example in inputs]
-        readings = self.explainer.read([self.view.text_of(example) for example in inputs], embeddings)
-        return [self._output(reading, example) for reading, example in zip(readings, inputs, strict=True)]
+        quantities = [example.get("explained", self.view.chosen(None)) for example in inputs]
+        explained = [self.view.quantities[quantity] for quantity in quantities]
+        texts = list(map(self.view.text_of, inputs))
+        return list(map(self._output, self.explainer.read(texts, embeddings, explained), inputs))
 
     def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
-        values = self.view.values(reading.scores, self._head, example)
-        values |= self.view.of_reading(reading, example)
-        sign = self.view.sign(values)
-        output = values | {
-            "tokens": reading.tokens,
-            "token_embeddings": reading.embeddings,
-            "token_gradients": reading.gradients,
-            "pooled": reading.pooled,
-            "pooled gradient": sign * reading.pooled_gradient,
-            "first token": reading.first,
-        }
+        values = self.view.values(reading.logits, self._head)
+        output = (
+            values
+            | self.view.of_reading(reading, example)
+            | {
+                "tokens": reading.tokens,
+                "token_embeddings": reading.embeddings,
+                "token_gradients": reading.gradients,
+                "pooled": reading.pooled,
+                "pooled gradient": reading.pooled_gradient,
+                "first token": reading.first,
+            }
+        )
         for layer in self.explainer.layers:
             output[f"layer {layer}"] = reading.layers[layer]
-            output[f"layer {layer} gradient"] = sign * reading.layer_gradients[layer]
+            output[f"layer {layer} gradient"] = reading.layer_gradients[layer]
         if reading.attention is not None:
             least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
             output["attention"] = scale_to_largest(
@@ -125,11 +132,15 @@ class FoldModel(model.BatchedModel):
 
     def scores(self, inputs: Iterable[types.JsonDict]) -> list[types.JsonDict]:
         """The outputs that follow from the scores, without gradients and attention: fast."""
-        inputs = list(inputs)
-        scores = self.explainer.scores([self.view.text_of(example) for example in inputs])
-        return [
-            self.view.values(row, self._head, example) for row, example in zip(scores, inputs, strict=True)
-        ]
+        return [self.view.values(row, self._head) for row in self._logits(inputs)]
+
+    def explained(self, inputs: Iterable[types.JsonDict], quantity: Quantity) -> list[types.JsonDict]:
+        """A quantity alone, in its field."""
+        score = self.view.quantities[quantity]
+        return [{quantity[0]: score(torch.from_numpy(row)[None]).item()} for row in self._logits(inputs)]
+
+    def _logits(self, inputs: Iterable[types.JsonDict]) -> list[np.ndarray]:
+        return self.explainer.logits(list(map(self.view.text_of, inputs)))
 
 
 def unwrap(wrapped: model.Model) -> FoldModel:

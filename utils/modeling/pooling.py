@@ -25,8 +25,7 @@ class Pooling(nn.Module):
     name: ClassVar[str] = ""
     #: Token-aligned extras of the examples that ``forward`` and ``weights`` take as further arguments.
     extras: ClassVar[tuple[str, ...]] = ()
-    #: Whether ``forward`` gives (batch, tokens, width), for a task that answers per token.
-    per_token: ClassVar[bool] = False
+    per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

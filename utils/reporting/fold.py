@@ -12,17 +12,19 @@ from utils.machine.runtime import display_path
 from utils.reporting.style import (
     BLUE,
     GREEN,
-    GREY,
     NAMES,
     ORANGE,
-    literal,
+    Scores,
+    metrics_of,
     quotations,
     score_label,
+    shown_scores,
     styled,
-    target_names,
+    undefined_note,
 )
+from utils.reporting.views import make_view
 from utils.runs.artifacts import WEIGHTS, read_metadata, read_result
-from utils.tasks import Task
+from utils.tasks import TASKS, Task
 from utils.tasks.metrics import Metric
 
 # --- tables ------------------------------------------------------------------------------------------------
@@ -45,25 +47,27 @@ def groups_table(groups: list[dict]):
 
 
 def folds_table(table: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """A row per fold: how many rows and groups it holds out, and the mean and spread of their targets."""
+    """A row per fold: how many rows and groups it holds out, and what their targets are like."""
     by_fold, group_column = table.groupby("fold"), task.config.group_column
     columns = {"rows": by_fold.size()}
     if group_column in table:
         columns[f"different {group_column}"] = by_fold[group_column].nunique()
-    for name, values in zip(target_names(task), task.targets(table).T, strict=True):
-        targets = pd.Series(values, index=table.index).groupby(table["fold"])
-        columns |= {f"mean {name}": targets.mean().round(3), f"s.d. {name}": targets.std().round(3)}
-    return pd.DataFrame(columns)
+    return pd.DataFrame(columns | make_view(task).fold_columns(table))
 
 
-def scores_table(folder: Path) -> pd.DataFrame:
+def scores_table(folder: Path) -> Scores:
     """The scores of last, best and averaged weights, and below them those of the baselines."""
-    result = read_result(folder)
-    metric, scores = Metric(**result["metric"]), result["scores"]
+    result, name = read_result(folder), read_metadata(folder)["config"]["task"]
+    tasks = [TASKS[name]] if name in TASKS else TASKS.values()
+    metrics = [Metric(**result["metric"]), *(metric for task in tasks for metric in metrics_of(task))]
+    scores = result["scores"]
     rows = {NAMES[weights]: scores[weights] for weights in WEIGHTS if weights in scores}
     rows |= {f"baseline: {name}": of_baseline for name, of_baseline in result["baselines"].items()}
-    table = pd.DataFrame.from_dict(rows, orient="index").astype(float)
-    return table.rename(columns=lambda name: score_label(name, metric)).round(4)
+    table = pd.DataFrame.from_dict(rows, orient="index").astype(float).round(4)
+    table = table[shown_scores(table, metrics)]
+    shown = Scores(table.rename(columns=lambda name: score_label(name, metrics)))
+    shown.note = undefined_note(table, metrics)
+    return shown
 
 
 def worst_predictions(table: pd.DataFrame, predictions: pd.DataFrame, task: Task, n: int = 5) -> HTML:
@@ -89,23 +93,16 @@ def default_weights(predictions: pd.DataFrame, task: Task) -> str:
 
 
 def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
-    """Histograms of the targets and of the texts' lengths in tokens, with what ``max_length`` cuts off."""
+    """The targets, and a histogram of the texts' lengths in tokens, with what ``max_length`` cuts off."""
     figure, (left, right) = plt.subplots(1, 2)
-    names = target_names(task)
-    for name, values in zip(names, task.targets(table).T, strict=True):
-        known = values[~np.isnan(values)]
-        left.hist(known, bins=30, alpha=0.6 if len(names) > 1 else 1.0, label=literal(name))
-    left.set(title="Targets", xlabel="target", ylabel="texts")
-    if len(names) > 1:
-        left.legend(fontsize=8)
+    make_view(task).draw_targets(left, table)
     n_tokens, longest = np.asarray(lengths), task.config.max_length
     right.hist(n_tokens, bins=30, color=BLUE)
     right.axvline(longest, color=ORANGE, linewidth=2)
-    for axes in (left, right):
-        axes.yaxis.get_major_locator().set_params(integer=True)
+    right.yaxis.get_major_locator().set_params(integer=True)
     lost = np.clip(n_tokens - longest, 0, None).sum() / n_tokens.sum()
     cut = (n_tokens > longest).mean()
-    title = f"{cut:.0%} of texts are cut at {longest}, {lost:.1%} of tokens lost"
+    title = f"{cut:.0%} of texts are cut at {longest},\n{lost:.1%} of tokens lost"
     right.set(title=title, xlabel="tokens", ylabel="texts")
     return figure
 
@@ -127,25 +124,10 @@ def plot_history(history: pd.DataFrame, metric: Metric):
 
 
 def plot_predictions(predictions: pd.DataFrame, task: Task):
-    """Predicted against true by the default weights, a panel per target; None unless they pair one to one."""
-    weights, names = default_weights(predictions, task), target_names(task)
+    """What the default weights predict against what is true; None where the two cannot be drawn together."""
+    weights = default_weights(predictions, task)
     targets, predicted = task.values(predictions, "target"), task.values(predictions, weights)
-    if targets.shape != predicted.shape:
-        return None
-    n_columns = min(3, len(names))
-    n_rows = -(-len(names) // n_columns)
-    size = (4.2, 4) if len(names) == 1 else (2.8 * n_columns, 2.8 * n_rows)
-    figure, panels = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
-    for axes, name, x, y in zip(panels.flat, names, targets.T, predicted.T, strict=False):
-        ends = [min(np.nanmin(x), y.min()), max(np.nanmax(x), y.max())]
-        axes.plot(ends, ends, color=GREY, linewidth=1, label="perfect")
-        axes.scatter(x, y, s=14, alpha=0.5, color=BLUE, edgecolor="none")
-        title = literal(name) if len(names) > 1 else f"Held-out texts, {NAMES[weights]} weights"
-        axes.set(title=title, xlabel="true", ylabel="predicted")
-        axes.set_aspect("equal", adjustable="datalim")
-    for axes in panels.flat[len(names) :]:
-        axes.remove()
-    return figure
+    return make_view(task).plot_predictions(targets, predicted, weights)
 
 
 # --- the end of `make run` ---------------------------------------------------------------------------------
@@ -159,6 +141,9 @@ def print_summary(notebook: Path, folder: Path) -> None:
         print(f"{weights + ' weights':18} {display_path(Path(folder) / weights)}")
     path = display_path(Path(folder) / "result.json")
     print(f"scores             {path}, with predictions.csv and history.csv in the same folder")
-    print(f"\n{scores_table(folder).to_string()}")
+    table = scores_table(folder)
+    print(f"\n{table.to_string(na_rep='–')}")
+    if table.note:
+        print(f"\n{table.note}")
     precision, seconds = metadata["precision"]["name"], result["seconds"]
     print(f"\n{precision} on {metadata['device']}, {seconds:.0f} s for training and evaluation")

@@ -1,4 +1,4 @@
-"""The metric around a fold's weights: along lines, in planes, after random steps, and as averages grow."""
+"""The score around a fold's weights: along lines, in planes, after random steps, and as averages grow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from utils.data.tokens import Examples
 from utils.modeling.model import TextModel
+from utils.reporting.views import make_view
 from utils.runs import artifacts
 from utils.runs.run import Run
 from utils.tasks import Task
+from utils.tasks.metrics import Metric
 from utils.training.predict import predict_examples
 
 Weights = dict[str, torch.Tensor]
@@ -21,7 +23,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass
 class Landscape:
-    """A fold's weights as points, and the metric of any mixture of them on some of its texts."""
+    """A fold's weights as points, and the score of any mixture of them on some of its texts."""
 
     task: Task
     model: TextModel
@@ -50,18 +52,23 @@ class Landscape:
         return cls(run.task, model, tokenizer, examples, targets, points)
 
     @property
+    def metric(self) -> Metric:
+        """What ``scores`` are: the task's metric, or where few texts do not do for it, the mean error."""
+        return make_view(self.task).measure
+
+    @property
     def snapshots(self) -> list[str]:
         return [name for name in self.points if name.startswith("step-")]
 
     def scores(self, weights: Weights) -> dict[str, float]:
-        """The metric of the model with these weights, on each part of the texts."""
+        """The score of the model with these weights, on each part of the texts."""
         self.model.load_state_dict(weights)
-        return {
-            part: self.task.score(
-                self.targets[part], predict_examples(self.model, self.task, examples, self.tokenizer)
-            )
+        predictions = {
+            part: predict_examples(self.model, self.task, examples, self.tokenizer)
             for part, examples in self.examples.items()
         }
+        view = make_view(self.task)
+        return {part: view.error_of(self.targets[part], array) for part, array in predictions.items()}
 
     def mixture(self, shares: dict[str, float]) -> Weights:
         """The sum of the named points, each times its share; the shares should add up to 1."""
@@ -74,7 +81,7 @@ class Landscape:
 
 
 def line(landscape: Landscape, start: str, end: str, positions: np.ndarray) -> pd.DataFrame:
-    """The metric along the straight line from ``start`` (position 0) to ``end`` (1), and beyond."""
+    """The score along the straight line from ``start`` (position 0) to ``end`` (1), and beyond."""
     rows = []
     for position in positions:
         weights = landscape.mixture({start: 1 - position, end: position})
@@ -96,11 +103,11 @@ def plane_points(landscape: Landscape) -> tuple[str, str, str] | None:
 def plane(
     landscape: Landscape, names: tuple[str, str, str], size: int = 7, margin: float = 0.3
 ) -> pd.DataFrame:
-    """The metric on a grid in the plane through three points (Izmailov et al. 2018, appendix A.1).
+    """The score on a grid in the plane through three points (Izmailov et al. 2018, appendix A.1).
 
     Returns:
         A row per grid point: x and y, distances in the space of weights from the first point along the
-        plane's two orthonormal directions, and the metric of each part. ``attrs["points"]``: x and y of the
+        plane's two orthonormal directions, and the score of each part. ``attrs["points"]``: x and y of the
         three points.
     """
     u, v = _edges(landscape, names)
@@ -126,7 +133,7 @@ def plane(
 def perturbed(
     landscape: Landscape, point: str, sizes: list[float], draws: int = 3, seed: int = 0
 ) -> pd.DataFrame:
-    """The metric after random steps away from ``point``: the flatter the optimum, the less it changes.
+    """The score after random steps away from ``point``: the flatter the optimum, the less it changes.
 
     Each tensor moves by ``size`` times its own norm in a random direction, so that layers of different scale
     are perturbed alike (after Li et al. 2018, arXiv:1712.09913, who scale filter by filter). The same
@@ -155,7 +162,7 @@ def _random_directions(landscape: Landscape, start: Weights, seed: int) -> Weigh
 
 
 def growing_average(landscape: Landscape) -> pd.DataFrame:
-    """The metric of the mean of the first 1, 2, ... snapshots."""
+    """The score of the mean of the first 1, 2, ... snapshots."""
     rows, names = [], landscape.snapshots
     for number in range(1, len(names) + 1):
         weights = landscape.mixture(dict.fromkeys(names[:number], 1 / number))

@@ -1,6 +1,7 @@
 """Plots of the learning rate of every group over a run, from the real optimizer and schedules."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -13,20 +14,41 @@ from utils.machine import runtime
 from utils.modeling.model import TextModel
 from utils.reporting.style import GREY
 from utils.training.optim import parameter_groups
-from utils.training.schedules import count_steps, planned_rates
+from utils.training.schedules import count_steps, drive, planned_rates
 
 
-def rates_of(model: TextModel, config: Config, n_rows: int) -> pd.DataFrame:
+def rates_of(model: TextModel, config: Config, n_rows: int, scores: Sequence[float] = ()) -> pd.DataFrame:
     """The rate of every group at each step of the plan, by epoch; groups with the same rates share a column.
+
+    The table's ``attrs`` hold what else the plots show: "scores" by epoch, and "momentum" at each step where
+    a cycle moves it.
 
     Args:
         n_rows: of the training set.
+        scores: to be assumed at the evaluations in turn, lower ones better, for a plateau to follow.
     """
-    steps_per_epoch, total_steps = count_steps(config, n_rows)
-    plan = pd.DataFrame(planned_rates(parameter_groups(model, config), config, steps_per_epoch, total_steps))
-    plan.index = pd.Index(plan.index / steps_per_epoch, name="epoch")
+    steps = count_steps(config, n_rows)
+    plan = pd.DataFrame(planned_rates(parameter_groups(model, config), config, *steps, scores))
+    plan.index = pd.Index(plan.index / steps[0], name="epoch")
     shared = {f"{name} (no decay)" for name in plan}
-    return plan[[name for name in plan if name not in shared]]
+    plan = plan[[name for name in plan if name not in shared]]
+    epochs = (config.eval_every or steps[0]) / steps[0] * np.arange(1, len(scores) + 1)
+    plan.attrs["scores"] = dict(zip(epochs[epochs <= config.epochs].tolist(), scores, strict=False))
+    if config.schedule == "one_cycle" and config.optimizer != "madgrad":
+        group = {"name": "any", "lr": config.lr}
+        driven = drive([group], config, *steps)
+        plan.attrs["momentum"] = [rates.optimizer.param_groups[0]["momentum"] for rates in driven]
+    return plan
+
+
+def with_schedule(config: Config, schedule: str, **changes) -> Config:
+    """The Config with another schedule, and without the settings that only other schedules read."""
+    unread = {
+        field.name: field.default
+        for field in fields(Config)
+        if (readers := field.metadata.get("schedules")) and schedule not in readers
+    }
+    return replace(config, **{**unread, **changes, "schedule": schedule})
 
 
 def plot_rates(plan: pd.DataFrame, config: Config):
@@ -36,7 +58,8 @@ def plot_rates(plan: pd.DataFrame, config: Config):
     rates = plan.to_numpy()
     axes.set(title="Learning rate of each group", xlabel="epoch", ylabel="learning rate", yscale="log")
     axes.set_ylim(bottom=max(rates[rates > 0].min(), rates.max() / 1e5))
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    left = 1.12 if len(figure.axes) > 1 else 1.0  # beside the right axis, if there is one
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(left, 0.5))
     return figure
 
 
@@ -65,6 +88,22 @@ def _draw(axes, plan: pd.DataFrame, config: Config, **options) -> None:
     if config.averaging != "none":
         label = f"{config.averaging.upper()} phase"
         axes.axvspan(config.swa_start, plan.index[-1], color=GREY, alpha=0.12, label=label)
+    if "momentum" in plan.attrs:
+        _draw_beside(axes, plan.index, plan.attrs["momentum"], "momentum")
+    if config.schedule == "plateau" and (scores := plan.attrs["scores"]):
+        _draw_beside(axes, list(scores), list(scores.values()), "score, assumed", marker=".")
+    elif config.schedule == "plateau":
+        note = "no scores assumed, so no plateau"
+        axes.text(0.5, 0.05, note, transform=axes.transAxes, fontsize=8, ha="center")
+
+
+def _draw_beside(axes, x, y, label: str, marker: str = "") -> None:
+    """What moves the rates, or moves with them, on an axis of its own."""
+    right = axes.twinx()
+    right.plot(x, y, color="black", linestyle=":", marker=marker, linewidth=1, label=label)
+    right.set_ylabel(label, fontsize=8)
+    right.tick_params(labelsize=7)
+    right.grid(visible=False)
 
 
 def rate_sliders(model: TextModel, config: Config, n_rows: int) -> None:
@@ -74,7 +113,7 @@ def rate_sliders(model: TextModel, config: Config, n_rows: int) -> None:
         return
 
     def draw(**settings):
-        chosen = replace(config, **settings)
+        chosen = with_schedule(config, **settings)
         plot_rate_panel({"the rates as set": (rates_of(model, chosen, n_rows), chosen)}, columns=1)
         plt.show()
 
@@ -85,5 +124,5 @@ def rate_sliders(model: TextModel, config: Config, n_rows: int) -> None:
         swa_anneal=["cos", "linear"],
         swa_lr_factor=widgets.FloatSlider(config.swa_lr_factor, min=0.05, max=2, step=0.05),
         warmup_ratio=widgets.FloatSlider(config.warmup_ratio, min=0, max=0.5, step=0.02),
-        schedule=["cosine", "linear", "constant"],
+        schedule=Config.__dataclass_fields__["schedule"].metadata["choices"],
     )

@@ -7,15 +7,31 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML
 
-from utils.reporting.style import BLUE, COLOURS, GREY, NAMES, PALETTE, literal, quotations, score_label
+from utils.reporting.style import (
+    COLOURS,
+    NAMES,
+    Scores,
+    literal,
+    metrics_of,
+    quotations,
+    score_label,
+    shown_scores,
+    undefined_note,
+)
+from utils.reporting.views import make_view
 from utils.runs.artifacts import WEIGHTS, read_result
 from utils.runs.run import Run
+from utils.tasks import Task
 from utils.tasks.metrics import Metric
 
 # --- weights compared --------------------------------------------------------------------------------------
 
 
-def weights_table(comparison: pd.DataFrame, run: Run) -> pd.DataFrame:
+#: Columns of ``compare_weights`` that are no further scores.
+_OWN_COLUMNS = ["fold", "weights", "score", "low", "high", "error", "p"]
+
+
+def weights_table(comparison: pd.DataFrame, run: Run) -> Scores:
     """A row per fold and weights: the metric with its interval, other scores, p against the averaged weights.
 
     Below each fold's weights are its baselines. Over all folds there are none: they were not scored together.
@@ -23,15 +39,18 @@ def weights_table(comparison: pd.DataFrame, run: Run) -> pd.DataFrame:
     rows = pd.DataFrame([*comparison.to_dict("records"), *_baselines(run)])
     order = {fold: number for number, fold in enumerate(comparison["fold"].unique())}
     rows = rows.sort_values("fold", key=lambda folds: folds.map(order), kind="stable", ignore_index=True)
-    metric = run.task.metric
+    metric, metrics = run.task.metric, metrics_of(type(run.task))
+    others = comparison.columns.difference(_OWN_COLUMNS, sort=False)
     columns = {
         metric.label: _formatted(rows["score"]),
         "95 % interval": [_interval(low, high) for low, high in zip(rows["low"], rows["high"], strict=True)],
     }
-    for name in comparison.columns.difference(["fold", "weights", "score", "low", "high", "p"], sort=False):
-        columns[score_label(name, metric)] = _formatted(rows[name])
-    columns["p against averaged"] = _formatted(rows["p"], "{:.3f}")
-    table = pd.DataFrame(columns)
+    for name in shown_scores(others, metrics):
+        columns[score_label(name, metrics)] = _formatted(rows[name])
+    columns["p against averaged"] = _formatted(rows["p"], "{:.3f}", missing="")
+    table = Scores(columns)
+    tested = f"p is of a paired test of each text's {run.task.error}."
+    table.note = "\n".join(filter(None, [undefined_note(rows[[*others]], metrics), tested]))
     names = rows["weights"].map(lambda weights: NAMES.get(weights, weights))
     table.index = pd.MultiIndex.from_arrays([rows["fold"], names], names=["fold", "weights"])
     return table
@@ -46,8 +65,8 @@ def _baselines(run: Run) -> list[dict]:
     ]
 
 
-def _formatted(numbers: pd.Series, pattern: str = "{:.4f}") -> pd.Series:
-    return numbers.map(pattern.format, na_action="ignore").fillna("")
+def _formatted(numbers: pd.Series, pattern: str = "{:.4f}", missing: str = "–") -> pd.Series:
+    return numbers.map(pattern.format, na_action="ignore").fillna(missing)
 
 
 def _interval(low: float, high: float) -> str:
@@ -84,7 +103,7 @@ def errors_table(run: Run, lengths: pd.Series, by: str = "") -> pd.DataFrame:
     """
     rows = run.table.set_index(run.config.id_column).loc[run.predictions["id"]]
     table = pd.DataFrame({"id": run.predictions["id"], "fold": run.predictions["fold"]})
-    table["target"] = np.nanmean(run.targets, axis=1)
+    table["target"] = make_view(run.task).described(run.targets)
     for weights in run.weights:
         table[weights] = np.nanmean(run.errors(weights), axis=1)
     table["length"] = table["id"].map(lengths)
@@ -95,56 +114,29 @@ def errors_table(run: Run, lengths: pd.Series, by: str = "") -> pd.DataFrame:
 
 
 def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
-    """The metric by length, by the target's decile and by category; residuals against the target.
+    """The errors by length, by what is true and by category; residuals, or what is taken for what.
 
     Args:
         errors: from ``errors_table``, which was given the same ``by``.
     """
+    view = make_view(run.task)
     figure, panels = plt.subplots(2, 2, figsize=(9, 6.2))
     fifths = pd.qcut(errors["length"].rank(method="first"), 5, labels=False)
     lengths = errors["length"].groupby(fifths).transform("max")
-    deciles = pd.qcut(errors["target"].rank(method="first"), 10, labels=range(1, 11))
-    _bars_by_group(panels[0, 0], run, lengths, "Length, in tokens up to")
-    _bars_by_group(panels[0, 1], run, deciles, "Decile of the target (1: lowest)")
+    view.draw_grouped(panels[0, 0], view.grouped_errors(run, lengths), "Length, in tokens up to")
+    title, by_target = view.target_errors(run, errors["target"])
+    view.draw_grouped(panels[0, 1], by_target, title)
     if by:
         common = errors[by].value_counts().index[:6]
         labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
-        labels = labels.where(errors[by].isin(common))
-        _bars_by_group(panels[1, 0], run, labels, f"{literal(by)}, the {len(common)} most frequent")
-        panels[1, 0].tick_params(axis="x", rotation=25)
+        groups = view.grouped_errors(run, labels.where(errors[by].isin(common)))
+        view.draw_grouped(panels[1, 0], groups, f"{literal(by)}, the {len(common)} most frequent")
     else:
         panels[1, 0].remove()
-    _residuals(panels[1, 1], run)
+    view.draw_misses(panels[1, 1], run)
     handles = panels[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9)
     return figure
-
-
-def _bars_by_group(axes, run: Run, groups: pd.Series, title: str) -> None:
-    """Bars of the metric of each group of rows, for each weights; rows without a group are left out."""
-    names = sorted(groups.dropna().unique())
-    members = [np.flatnonzero(groups == name) for name in names]
-    for i, weights in enumerate(run.weights):
-        targets, predictions = run.targets, run.values(weights)
-        scores = [run.task.score(targets[rows], predictions[rows]) for rows in members]
-        x = np.arange(len(names)) + (i - (len(run.weights) - 1) / 2) * 0.27
-        axes.bar(x, scores, width=0.25, color=COLOURS[weights], label=NAMES[weights])
-    axes.set_xticks(range(len(names)), map(literal, names), fontsize=8)
-    axes.set(title=title, ylabel=run.task.metric.label)
-    axes.grid(axis="x", visible=False)
-
-
-def _residuals(axes, run: Run) -> None:
-    """Predicted minus true against true, unless the two do not pair one to one."""
-    weights = run.weights[-1]
-    targets, predictions = run.targets, run.values(weights)
-    if targets.shape != predictions.shape:
-        axes.remove()
-        return
-    residuals = np.nanmean(predictions - targets, axis=1)
-    axes.axhline(0, color=GREY, linewidth=1)
-    axes.scatter(np.nanmean(targets, axis=1), residuals, s=12, alpha=0.5, color=BLUE, edgecolor="none")
-    axes.set(title=f"Residuals, {NAMES[weights]} weights", xlabel="target", ylabel="predicted − target")
 
 
 def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> HTML:
@@ -167,23 +159,10 @@ def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> HTML:
 # --- the submission ----------------------------------------------------------------------------------------
 
 
-def plot_agreement(predictions: np.ndarray, folds: list[int]):
-    """How far the folds' models agree on the test set: each against their mean, and their spread per text.
+def plot_agreement(predictions: np.ndarray, task: Task, folds: list[int]):
+    """How far the folds' models agree on the test set.
 
     Args:
-        predictions: (folds, rows).
+        predictions: (folds, rows, columns).
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.4))
-    mean = predictions.mean(axis=0)
-    ends = [predictions.min(), predictions.max()]
-    left.plot(ends, ends, color=GREY, linewidth=1)
-    for i, (fold, values) in enumerate(zip(folds, predictions, strict=True)):
-        colour = PALETTE[i % len(PALETTE)]
-        left.scatter(mean, values, s=16, alpha=0.7, color=colour, edgecolor="none", label=f"fold {fold}")
-    left.set(title="Each fold against the mean", xlabel="mean of the folds", ylabel="one fold")
-    left.legend(fontsize=8)
-    spread = predictions.std(axis=0, ddof=1) if len(predictions) > 1 else np.zeros(len(mean))
-    right.hist(spread, bins=15, color=BLUE)
-    right.yaxis.get_major_locator().set_params(integer=True)
-    right.set(title="Spread of the folds on each text", xlabel="standard deviation", ylabel="texts")
-    return figure
+    return make_view(task).plot_agreement(predictions, folds)

@@ -3,9 +3,11 @@
 import html
 import inspect
 import textwrap
+from collections import Counter
 from collections.abc import Iterable
 from numbers import Number
 from pathlib import Path
+from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -81,6 +83,12 @@ def literal(text: str) -> str:
     return str(text).replace("$", r"\$")
 
 
+def shortened(names: Iterable, width: int = 14) -> list[str]:
+    """Names for a plot, none of them longer than ``width`` letters."""
+    texts = [" ".join(str(name).split()) for name in names]
+    return [literal(text if len(text) <= width else text[: width - 1].rstrip() + "…") for text in texts]
+
+
 def left_aligned(table: pd.DataFrame):
     """A table of sentences: shown whole, and aligned to the left."""
     header = {"selector": "th", "props": [("text-align", "left")]}
@@ -94,9 +102,58 @@ def short_name(weights: str) -> str:
     return f"step {int(weights.removeprefix('step-'))}"
 
 
-def score_label(name: str, metric: Metric) -> str:
-    """The heading of a column of scores."""
-    return metric.label if name == metric.name else name.replace("_", " ")
+# Scores of any task, by the names that its metrics give them.
+
+MOST_PARTS = 10  # scores of single classes or targets in a table
+
+
+class Scores(pd.DataFrame):
+    """A table of scores, in which "–" stands for what is undefined, with a note below it."""
+
+    _metadata: ClassVar[list[str]] = ["note"]  # pandas keeps these attributes
+    note: str
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<br>{html.escape(line)}" for line in self.note.splitlines())
+        note = f'<p class="tex2jax_ignore mathjax_ignore"><small>{notes.removeprefix("<br>")}</small></p>'
+        return self.to_html(na_rep="–", notebook=True) + (note if notes else "")
+
+
+def metrics_of(task: type[Task]) -> tuple[Metric, ...]:
+    """All metrics of a task, those of single classes and targets included."""
+    return (task.metric, *task.metrics, *task.part_metrics)
+
+
+def score_label(name: str, metrics: Iterable[Metric]) -> str:
+    """The heading of a column of scores: "macro F1" of "macro_f1", "F1 yes" of "f1 yes"."""
+    metric, part = _metric_of(name, metrics)
+    return f"{metric.label} {part}".strip() if metric else name.replace("_", " ")
+
+
+def _metric_of(name: str, metrics: Iterable[Metric]) -> tuple[Metric | None, str]:
+    """The metric that a score is of, and the class or target that it is of, if it is of one alone."""
+    for metric in metrics:
+        if name == metric.name or name.startswith(f"{metric.name} "):
+            return metric, name.removeprefix(metric.name).strip()
+    return None, ""
+
+
+def shown_scores(names: Iterable[str], metrics: Iterable[Metric]) -> list[str]:
+    """The scores that a table shows: those of single classes or targets only if they are few."""
+    found = {name: _metric_of(name, metrics) for name in names}
+    counts = Counter(metric for metric, part in found.values() if part)
+    return [name for name, (metric, part) in found.items() if not part or counts[metric] <= MOST_PARTS]
+
+
+def undefined_note(scores: pd.DataFrame, metrics: Iterable[Metric]) -> str:
+    """What the scores (columns) that are NaN somewhere need to be defined; empty where none is."""
+    by_need: dict[str, list[str]] = {}
+    for name in scores.columns[scores.isna().any()]:
+        metric, _ = _metric_of(name, metrics)
+        need = (metric.needs if metric else "") or "other rows"
+        by_need.setdefault(need, []).append(score_label(name, metrics))
+    needs = [f"{', '.join(names)}: needs {need}" for need, names in by_need.items()]
+    return f"– is undefined. {'; '.join(needs)}." if needs else ""
 
 
 def target_names(task: Task) -> list[str]:

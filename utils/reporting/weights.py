@@ -1,5 +1,7 @@
 """Plots of a fold's weights: the metric around them, the layers they pool, the bits they are held in."""
 
+import textwrap
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -41,7 +43,8 @@ def plot_plane(scores: pd.DataFrame, metric: Metric):
             look = {"color": ORANGE if point == "averaged" else "white", "markeredgecolor": "black"}
             size = 13 if marker == "*" else 8
             axes.plot(x, y, marker, markersize=size, label=short_name(point), **look)
-        axes.set(title=f"{metric.label} on {part} texts", xlabel="distance in weights")
+        title = textwrap.fill(f"{metric.label} on {part} texts", 36)
+        axes.set(title=title, xlabel="distance in weights")
         axes.set_aspect("equal", adjustable="box")
         axes.grid(visible=False)
         figure.colorbar(surface, ax=axes, shrink=0.85)

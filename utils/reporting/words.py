@@ -11,7 +11,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextToPath
 
-from utils.config import Config
+from utils.config import GROUPED, Config
 from utils.reporting.style import BLUE, GREY, ORANGE, literal, styled
 
 #: Blue raises a score, orange lowers it. Both are pale near zero, so that black letters stay legible.
@@ -22,20 +22,26 @@ _LINE, _SPACE = 1.75 * _SIZE, 0.45 * _SIZE  # height of a line and width of a sp
 _DPI = 88  # at matplotlib's usual resolution, these pictures would make a notebook larger than 1 MB
 
 
-def plot_words(panels: dict[str, tuple[list[str], np.ndarray, bool]], width: float = 9.5):
+def plot_words(
+    panels: dict[str, tuple[list[str], np.ndarray, bool]], explained: str = "score", width: float = 9.5
+):
     """Texts side by side, each word on a background of its colour.
 
     Args:
         panels: title: (words, values, whether they are signed). The largest absolute value of a panel gets
             the deepest colour.
+        explained: what blue raises; it stands above the panels unless it is the score.
         width: of the whole, in inches.
     """
     column = (width - 0.35 * len(panels)) / len(panels) * 72  # points
     layouts = {title: _layout(words, column) for title, (words, _, _) in panels.items()}
     n_lines = max((line for layout in layouts.values() for line, _, _ in layout), default=0) + 1
     height = n_lines * _LINE
-    size = (width, height / 72 + 0.4)
+    size = (width, height / 72 + (0.4 if explained == "score" else 0.7))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, dpi=_DPI)
+    if explained != "score":
+        title = literal(f"What raises (blue) and lowers (orange) the {explained}")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     for axis, (title, (words, values, signed)) in zip(axes[0], panels.items(), strict=True):
         shares = np.asarray(values) / max(np.abs(values).max(initial=0.0), 1e-12)
         for word, share, (line, start, length) in zip(words, shares, layouts[title], strict=True):
@@ -118,25 +124,31 @@ def telling_heads(tokens: list[str], attention: np.ndarray | None, count: int = 
     return list(zip(layers.tolist(), heads.tolist(), strict=True))
 
 
-def plot_maps(maps: dict[str, np.ndarray], target: np.ndarray, error: np.ndarray):
+def plot_maps(
+    maps: dict[str, np.ndarray],
+    target: np.ndarray,
+    error: np.ndarray,
+    names: tuple[str, str] = ("target", "prediction minus target"),
+):
     """The texts' embeddings in two dimensions, a row per method, coloured by target and by error.
 
     Args:
         maps: method: points, (texts, 2 or more).
         target, error: (texts,), the error as prediction minus target.
+        names: what the two are called.
     """
     figure, panels = plt.subplots(len(maps), 2, figsize=(9.5, 3.6 * len(maps)), squeeze=False, dpi=_DPI)
     limit = np.abs(error).max()
     colourings = {
-        "target": (target, {"cmap": "viridis"}),
-        "prediction minus target": (error, {"cmap": "PuOr", "vmin": -limit, "vmax": limit}),
+        names[0]: (target, {"cmap": "viridis"}),
+        names[1]: (error, {"cmap": "PuOr", "vmin": -limit, "vmax": limit}),
     }
     for row, (method, points) in zip(panels, maps.items(), strict=True):
         for axis, (name, (values, colours)) in zip(row, colourings.items(), strict=True):
             x, y = points[:, :2].T
             scatter = axis.scatter(x, y, c=values, s=36, edgecolor="#555555", linewidth=0.4, **colours)
-            figure.colorbar(scatter, ax=axis, label=name)
-            axis.set(title=f"{method}, by {name}", xlabel=f"{method} 1", ylabel=f"{method} 2")
+            figure.colorbar(scatter, ax=axis, label=literal(name))
+            axis.set(title=literal(f"{method}, by {name}"), xlabel=f"{method} 1", ylabel=f"{method} 2")
     return figure
 
 
@@ -159,8 +171,8 @@ def word_effects(texts: list[tuple[list[str], np.ndarray]], at_least: int = 5) -
     return effects[effects["count"] >= at_least].sort_values("mean", ignore_index=True)
 
 
-def plot_effects(effects: pd.DataFrame, each: int = 12):
-    """The words that lower and raise the score most, with standard errors."""
+def plot_effects(effects: pd.DataFrame, explained: str = "score", each: int = 12):
+    """The words that lower and raise what is explained most, with standard errors."""
     chosen = pd.concat([effects.head(each), effects.tail(each)]).drop_duplicates("word")
     figure, axis = plt.subplots(figsize=(7.5, 0.22 * len(chosen) + 0.9))
     names = [f"{literal(row.word)} ({row.count})" for row in chosen.itertuples()]
@@ -170,18 +182,21 @@ def plot_effects(effects: pd.DataFrame, each: int = 12):
     axis.axvline(0, color=GREY, linewidth=0.8)
     axis.tick_params(axis="y", labelsize=8)
     axis.grid(axis="y", visible=False)
-    axis.set(title="Words by their mean effect (times seen)", xlabel="mean attribution to the score")
+    axis.set(
+        title="Words by their mean effect (times seen)",
+        xlabel=literal(f"mean attribution to the {explained}"),
+    )
     return figure
 
 
-def contrast(rows: list[dict], config: Config, target: int = 0) -> tuple[dict, dict]:
-    """The rows (as LIT has them) with the highest and lowest target, of one group if folds keep groups."""
-    name, group = config.target_columns[target], config.group_column if config.fold_by == "group" else ""
-    table = pd.DataFrame([row["data"] for row in rows])
-    if group in table and table[group].duplicated().any():
-        spread = table.groupby(group)[name].agg(np.ptp)
-        table = table[table[group] == spread.idxmax()]
-    return rows[table[name].idxmax()], rows[table[name].idxmin()]
+def contrast(rows: list[dict], values: np.ndarray, config: Config) -> tuple[dict, dict]:
+    """The rows (as LIT has them) with the highest and lowest value, of one group if folds keep groups."""
+    group = config.group_column if config.fold_by in GROUPED else ""
+    groups, numbers = pd.Series([row["data"].get(group) for row in rows]), pd.Series(values)
+    if groups.notna().any() and groups.duplicated().any():
+        spread = numbers.groupby(groups).agg(np.ptp)
+        numbers = numbers[groups == spread.idxmax()]
+    return rows[numbers.idxmax()], rows[numbers.idxmin()]
 
 
 def edits_table(edits: list[dict], before: str):

@@ -4,6 +4,7 @@ A state is a sealed folder ``step-<n>``: weights as safetensors, the best weight
 best/, and everything else in rest.pt (read with ``weights_only=True``, so that no code comes with it).
 """
 
+import io
 import pickle
 import shutil
 from pathlib import Path
@@ -54,8 +55,9 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
 def _write(folder: Path, checkpoint: Checkpoint) -> None:
     for name, tensors in checkpoint.weights.items():
         save_file(apart(tensors), folder / name)
-    with open(folder / "rest.pt", "wb") as file:  # given a path, torch hides why it could not write
-        torch.save(checkpoint.rest, file)
+    rest = io.BytesIO()  # given a path or a file, torch hides why it could not write
+    torch.save(checkpoint.rest, rest)
+    (folder / "rest.pt").write_bytes(rest.getbuffer())
     if checkpoint.best is not None:
         copy_best(checkpoint.best, folder / "best")
     seal.seal(folder, step=checkpoint.step, metadata=checkpoint.metadata)

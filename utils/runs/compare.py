@@ -10,8 +10,9 @@ from utils.tasks.metrics import Metric, paired_test
 def compare_weights(run: Run) -> pd.DataFrame:
     """A row per fold and weights, and of all held-out rows together (fold "all").
 
-    Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, and p, of
-    the averaged weights against these (``paired_test``).
+    Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, error (the
+    mean of the rows' errors), and p, of the averaged weights' errors against these (``paired_test``).
+    ``attrs["error"]`` says what the errors are.
     """
     folds = run.predictions["fold"].to_numpy()
     rows = []
@@ -20,7 +21,9 @@ def compare_weights(run: Run) -> pd.DataFrame:
         rows += [
             {"fold": fold, "weights": weights, **_scores(run, weights, chosen)} for weights in run.weights
         ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.attrs["error"] = run.task.error
+    return table
 
 
 def _scores(run: Run, weights: str, rows: np.ndarray) -> dict[str, float]:
@@ -29,11 +32,13 @@ def _scores(run: Run, weights: str, rows: np.ndarray) -> dict[str, float]:
     targets, predictions = run.targets[rows], run.values(weights)[rows]
     low, high = task.interval(targets, predictions, groups)
     p = float("nan")
+    errors = run.errors(weights)[rows]
     if weights != "averaged" and "averaged" in run.weights:
-        p = paired_test(run.errors("averaged")[rows], run.errors(weights)[rows], groups)
+        p = paired_test(run.errors("averaged")[rows], errors, groups)
     scores = task.scores(targets, predictions)
     score = scores.pop(task.metric.name)
-    return {"score": score, "low": low, "high": high, **scores, "p": p}
+    error = float(np.nanmean(np.nanmean(errors, axis=1)))
+    return {"score": score, "low": low, "high": high, **scores, "error": error, "p": p}
 
 
 def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
@@ -41,35 +46,35 @@ def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
     overall = comparison[comparison["fold"] == "all"].set_index("weights")
     if "averaged" not in overall.index:
         return "Nothing was averaged in this run."
-    averaged = overall.loc["averaged", "score"]
+    averaged, others = overall.loc["averaged"], overall.drop(index="averaged")
+    better = others["score"].map(lambda score: metric.is_better(averaged["score"], score))
+    agree = (others["error"] > averaged["error"]) == better  # the test is of the errors
     names = {"last": "the last weights", "best": "the best epoch's"}
-    sentences = [
-        _difference(averaged, overall.loc[weights, "score"], overall.loc[weights, "p"], name)
-        for weights, name in names.items()
-        if weights in overall.index
-    ]
-    others = overall.drop(index="averaged")
-    better = others["score"].map(lambda score: metric.is_better(averaged, score))
-    opening = _opening(better, others["p"] < 0.05)
+    sentences = [_difference(averaged, row, agree[name], names[name]) for name, row in others.iterrows()]
     return (
-        f"**{opening}**: over all held-out texts, the {metric.label} of the averaged weights is "
-        f"{', and '.join(sentences)}."
+        f"**{_opening(better, others['p'] < 0.05, agree)}**: over all held-out texts, the {metric.label} of "
+        f"the averaged weights is {', and '.join(sentences)}. Tested is each text's "
+        f"{comparison.attrs.get('error', 'error')}."
     )
 
 
-def _difference(averaged: float, other: float, p: float, name: str) -> str:
-    significant = (
-        "a difference that chance would seldom make" if p < 0.05 else "no more than chance would make"
-    )
-    word = "lower" if averaged < other else "higher"
-    difference = f"{abs(averaged - other):.4f} {word} than"
-    if abs(averaged - other) < 5e-5:
+def _difference(averaged: pd.Series, other: pd.Series, agree: bool, name: str) -> str:
+    significant = "no more than chance would make"
+    if other["p"] < 0.05:
+        smaller = "smaller" if averaged["error"] < other["error"] else "larger"
+        by_error = f"yet its errors are {smaller} than chance would make them"
+        significant = "a difference that chance would seldom make" if agree else by_error
+    gap = averaged["score"] - other["score"]
+    difference = f"{abs(gap):.4f} {'lower' if gap < 0 else 'higher'} than"
+    if abs(gap) < 5e-5:
         difference = "to four digits the same as"
-    return f"{difference} with {name} (p = {p:.2g}: {significant})"
+    return f"{difference} with {name} (p = {other['p']:.2g}: {significant})"
 
 
-def _opening(better: pd.Series, significant: pd.Series) -> str:
+def _opening(better: pd.Series, significant: pd.Series, agree: pd.Series) -> str:
     """The verdict in a word, from whether the averaged weights beat each rival, and whether beyond chance."""
+    if (significant & ~agree).any():
+        return "Averaging helped in part"
     helped = (significant & better).any()
     if (significant & ~better).any():
         return "Averaging helped in part" if helped else "Averaging did not help"

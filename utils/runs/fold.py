@@ -197,6 +197,7 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, cl
         raise InputError(f"training diverged by step {training.step}: the scores are not finite; lower lr.")
     task, metric = training.task, training.task.metric
     scores = {name: task.score(training.targets, array) for name, array in progress.predictions.items()}
+    training.rates.evaluated(scores["last"], metric.higher_is_better)
     row = {
         "step": training.step,
         "epoch": round(training.step / training.steps_per_epoch, 4),

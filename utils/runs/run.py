@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from utils.config import Config, InputError
+from utils.config import PRESETS, Config, InputError
 from utils.data.folds import groups_of
 from utils.data.sources import KAGGLE_INPUT
 from utils.data.table import fingerprint
@@ -65,10 +65,10 @@ def open_run(config: Config) -> Run:
             f"{display_path(artifacts.fold_folder(config).parent)} holds no finished fold; train one first "
             f"with notebook 02 (preset={config.preset}), or say which run to read."
         )
+    name, config = config.run_name, common_config(folders, config)
     missing = [str(fold) for fold in range(config.n_folds) if fold not in folders]
     rest = f"; not trained: {', '.join(missing)}." if missing else ", all of them."
-    say(f"Folds {', '.join(map(str, folders))} of {config.run_name}{rest}")
-    config = common_config(folders, config.data)
+    say(f"Folds {', '.join(map(str, folders))} of {name}{rest}")
     table = add_folds(load_table(config), config)
     for folder in folders.values():
         if artifacts.read_metadata(folder)["data"]["fingerprint"] != fingerprint(table, config):
@@ -97,13 +97,13 @@ def read_checked(folder: Path, fold: int, table: pd.DataFrame, task: Task) -> pd
     return predictions
 
 
-def common_config(folders: dict[int, Path], data: str) -> Config:
-    """The settings of the first of some folds.
+def common_config(folders: dict[int, Path], asked: Config) -> Config:
+    """The settings of the first of some folds, with the data that are asked for.
 
     Raises InputError if another was trained with other settings.
     """
     settings = {fold: artifacts.read_metadata(folder)["config"] for fold, folder in folders.items()}
-    config = Config.make(**{**settings[min(folders)], "data": data})
+    config = Config.make(**{**settings[min(folders)], "data": _data(asked, settings[min(folders)])})
     for fold, other in settings.items():
         if changes := [name for name in config.differences(other) if name != "fold"]:
             raise InputError(
@@ -113,10 +113,18 @@ def common_config(folders: dict[int, Path], data: str) -> Config:
     return config
 
 
+def _data(asked: Config, settings: dict) -> str:
+    """The data that are asked for; a preset's own stand back behind those that a fold was trained on."""
+    usual = PRESETS[asked.preset].get("data", Config.data)
+    return settings["data"] if asked.data == usual else asked.data
+
+
 def finished_folds(config: Config) -> dict[int, Path]:
     """The folder of each finished fold, wherever it lies. Raises InputError for a damaged one."""
     folders = {}
-    for fold in range(config.n_folds):
+    written = artifacts.fold_folder(config).parent.glob("fold-*")  # perhaps more than the preset's
+    numbers = [int(path.name[5:]) for path in written if path.name[5:].isdecimal()]
+    for fold in sorted({*range(config.n_folds), *numbers}):
         candidates = [artifacts.fold_folder(config, fold)]
         if config.resume_from:
             with contextlib.suppress(InputError):  # it may be the folder of another fold alone
@@ -145,8 +153,8 @@ def like_finished(config: Config, folders: dict[int, Path]) -> Config:
     if not folders:
         return config
     settings = artifacts.read_metadata(folders[min(folders)])["config"]
-    kept = {name: getattr(config, name) for name in ("run", "output_dir", "data", "devices")}
-    return Config.make(**{**settings, **kept})
+    kept = {name: getattr(config, name) for name in ("run", "output_dir", "devices")}
+    return Config.make(**{**settings, **kept, "data": _data(config, settings)})
 
 
 def train_in_process(config: Config) -> Path:

@@ -112,4 +112,5 @@ class Saver:
         if not (evaluated or config.save_minutes):
             return False
         late = 0 < config.save_minutes * 60 < passed
-        return bool(distributed.all_reduce_max(late or (evaluated and passed * SHARE >= self.cost))[0])
+        due = late or (evaluated and passed * SHARE >= self.cost)
+        return bool(distributed.all_reduce_max(int(due))[0])

@@ -103,8 +103,9 @@ def add_folds(table: pd.DataFrame, config: Config) -> pd.DataFrame:
 
     "kfold" shuffles the rows (the published notebook's split); "stratified" spreads the targets evenly;
     "group" keeps rows with the same ``group_column`` together, a row with an empty group standing alone;
-    "column" takes the table's own. Copies of a text stay together as ``exact_copies``, ``near_copies`` say.
+    "stratified_group" does both; "column" takes the table's own. Copies of a text stay together as
+    ``exact_copies`` and ``near_copies`` say.
     """
     task = make_task(config)
-    strata = task.strata(table) if config.fold_by == "stratified" else None
+    strata = task.strata(table) if config.fold_by.startswith("stratified") else None
     return assign_folds(table, config, strata, task.repeats_texts)

@@ -13,19 +13,20 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from utils.config import Config, InputError
-from utils.data.folds import quantile_bins
+from utils.data.folds import Strata, quantile_bins
 from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples, tokenize
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
+from utils.tasks.plain import Plain
 
 #: Every task by its name.
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task:
+class Task(Plain):
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
     Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
@@ -35,14 +36,10 @@ class Task:
     name: ClassVar[str] = ""
     metric: Metric  # of the class: the default
     metrics: ClassVar[tuple[Metric, ...]] = ()  # others, which Config.metric may name
-    #: What Config.loss chooses from; empty: the task has its own.
-    loss_family: ClassVar[tuple[type[Loss], ...]] = ()
+    part_metrics: ClassVar[tuple[Metric, ...]] = ()  # of one class each: "f1 yes" in ``scores`` is an "f1"
+    error: ClassVar[str] = "error"  # what ``errors`` are called
+    loss_family: ClassVar[tuple[type[Loss], ...]] = ()  # what Config.loss names one of; empty: it has its own
     default_loss: ClassVar[str] = ""
-    #: Whether rows share a text by design, such as questions on one context; a row's text alone then leaks
-    #: nothing.
-    repeats_texts: ClassVar[bool] = False
-    #: Whether the model answers per token, by a pooling that keeps tokens apart.
-    per_token: ClassVar[bool] = False
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):
@@ -56,17 +53,10 @@ class Task:
 
     # --- the table ------------------------------------------------------------------------------------------
 
-    def arrange(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
-        """``table`` as a file holds it, with the columns that the Config names; by default as it is.
-
-        Any table comes through here before it is checked, one without targets too.
-        """
-        return table
-
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
-        """``table`` with its targets converted. Raises InputError naming the first that cannot be used.
+        """``table`` with its targets converted, by default to numbers; ``where``: its name in messages.
 
-        By default targets are numbers. ``where``: the table's name in messages.
+        Raises InputError naming the first that cannot be used.
         """
         for column in self.config.target_columns:
             numbers = read_numbers(table, column, where)
@@ -75,8 +65,8 @@ class Task:
             table[column] = numbers
         return table
 
-    def strata(self, table: pd.DataFrame) -> pd.Series:
-        """What stratified folds spread evenly; by default, bins of the first target."""
+    def strata(self, table: pd.DataFrame) -> Strata:
+        """What stratified folds spread: classes, or columns of 0 and 1; by default bins of a target."""
         return quantile_bins(table[self.config.target_columns[0]], self.config.n_folds)
 
     def check_fold(self, train: pd.DataFrame, held_out: pd.DataFrame) -> None:
@@ -181,14 +171,6 @@ class Task:
         """Whether a table as in predictions.csv has all predictions of some weights."""
         return set(self.columns(weights)) <= set(predictions.dropna(axis=1).columns)
 
-    def comparable(self, predictions: np.ndarray) -> np.ndarray:
-        """The columns of predictions that rounding changes but little; by default all."""
-        return predictions
-
-    def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        """By how much comparable columns differ from row to row, as a measure for what rounding does."""
-        return float(np.nanstd(targets)) or 1.0
-
     def scores(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         """Every score by its name, the metric's among them, over all rows given."""
         raise NotImplementedError
@@ -230,10 +212,7 @@ class Task:
     def submission(
         self, ids: pd.Series, predictions: np.ndarray, sample: pd.DataFrame | None = None
     ) -> pd.DataFrame:
-        """A competition's submission; by default the id and a column per target.
-
-        ``sample``: the competition's, where there is one; its form counts.
-        """
+        """A submission, in the form of the competition's ``sample``; by default a column per target."""
         columns = dict(zip(self.config.target_columns, predictions.T, strict=True))
         return pd.DataFrame({self.config.id_column: ids, **columns})
 

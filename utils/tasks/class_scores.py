@@ -7,7 +7,7 @@ and ``probabilities``, (rows, classes). What rows cannot define is NaN.
 from collections.abc import Callable
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import rankdata
 
 from utils.tasks.metrics import Metric
 
@@ -17,6 +17,7 @@ _TWO = "rows of two classes"
 
 ACCURACY = Metric("accuracy", "accuracy", higher_is_better=True)
 MACRO_F1 = Metric("macro_f1", "macro F1", higher_is_better=True)
+F1 = Metric("f1", "F1", higher_is_better=True, needs="texts of that class")
 QWK = Metric("qwk", "QWK", higher_is_better=True, needs="two different grades")
 COMMON = (
     Metric("weighted_f1", "weighted F1", higher_is_better=True),
@@ -79,6 +80,24 @@ def _one_against_rest(function) -> Score:
     return score
 
 
+# scikit-learn's roc_auc_score and average_precision_score are these, in three to five times the time: 20
+# seconds for an interval of 20,000 rows.
+
+
+def area_under_roc(positive: np.ndarray, shares: np.ndarray) -> float:
+    """The chance that a positive row's share is above a negative one's, from the sum of the ranks."""
+    n = positive.sum()
+    return float((rankdata(shares)[positive].sum() - n * (n + 1) / 2) / (n * (len(positive) - n)))
+
+
+def average_precision(positive: np.ndarray, shares: np.ndarray) -> float:
+    """The mean precision at the thresholds, weighted by what each adds to the recall."""
+    order = np.argsort(-shares, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(shares[order])), len(order) - 1)  # of equal shares
+    found = np.cumsum(positive[order])[last]
+    return float((np.diff(found, prepend=0) * found / (last + 1)).sum() / positive.sum())
+
+
 def _accuracy(codes, predicted, probabilities) -> float:
     return float((codes == predicted).mean()) if len(codes) else float("nan")
 
@@ -125,8 +144,8 @@ SCORES: dict[str, Score] = {
     "weighted_f1": _weighted_f1,
     "macro_precision": _macro("precision"),
     "macro_recall": _macro("recall"),
-    "auroc": _one_against_rest(roc_auc_score),
-    "average_precision": _one_against_rest(average_precision_score),
+    "auroc": _one_against_rest(area_under_roc),
+    "average_precision": _one_against_rest(average_precision),
     "log_loss": lambda codes, predicted, probabilities: _mean(log_losses(codes, probabilities)),
     "brier": lambda codes, predicted, probabilities: _mean(brier_scores(codes, probabilities)),
     "mcc": _mcc,

@@ -21,6 +21,7 @@ from utils.tasks.thresholds import divide, fit_cuts
 class Classification(Labelled):
     """Labels. What a subclass must say is its metrics, its losses and how many labels there may be."""
 
+    part_metrics = (class_scores.F1,)
     error: ClassVar[str] = "Brier score"
 
     # --- learning -------------------------------------------------------------------------------------------

@@ -131,9 +131,10 @@ class Labelled(Task):
             if name == "target":
                 parts.append(f"{name} {', '.join(self.names_of(array[None])[0])}")
                 continue
-            labels = self.names_of(self.predicted(array[None]))[0]
-            sure = [part.max() for part in self.by_target(array[None])]
-            parts.append(f"{name} " + ", ".join(f"{x} ({p:.2f})" for x, p in zip(labels, sure, strict=True)))
+            codes = self.predicted(array[None])
+            sure = [part[0, code] for part, code in zip(self.by_target(array[None]), codes[0], strict=True)]
+            labels = zip(self.names_of(codes)[0], sure, strict=True)
+            parts.append(f"{name} " + ", ".join(f"{label} ({share:.2f})" for label, share in labels))
         return ", ".join(parts)
 
     def submission(self, ids, predictions, sample=None) -> pd.DataFrame:

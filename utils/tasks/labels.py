@@ -1,11 +1,13 @@
 """Labels for a text: one of two, one of several, or any of several."""
 
+import contextlib
+
 import numpy as np
 import pandas as pd
 
 from utils.data.table import check_rows
 from utils.modeling.classification import SoftmaxLoss
-from utils.tasks import class_scores
+from utils.tasks import baselines, class_scores
 from utils.tasks.base import Task
 from utils.tasks.class_scores import ACCURACY, COMMON, MACRO_F1
 from utils.tasks.classification import Classification
@@ -86,7 +88,26 @@ class Multilabel(Classification):
         return [scores["f1"][1] for scores in self.by_class(targets, predictions)]
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
-        return {name: array[:, 1::2] for name, array in super().baselines(train, held_out).items()}
+        """The share of each label; where none is missing, logistic regression on TF-IDF."""
+        labels, texts = self.targets(train), train[self.config.text_column].tolist()
+        predictions = {"majority": np.tile(np.nanmean(labels, axis=0), (len(held_out), 1))}
+        if not np.isnan(labels).any():
+            new = held_out[self.config.text_column].tolist()
+            with contextlib.suppress(ValueError):  # no word occurs twice
+                logistic = baselines.predict_label_probabilities(texts, labels.astype(int), new)
+                predictions["TF-IDF, logistic regression"] = logistic
+        return predictions
+
+    def sample(self, values: dict[str, np.ndarray]) -> str:
+        """The labels that the text has, and the probability of each label."""
+        parts = []
+        for name, array in values.items():
+            labels = zip(self.config.target_columns, array, strict=True)
+            if name == "target":
+                parts.append(f"{name} {', '.join(label for label, code in labels if code == 1) or 'none'}")
+            else:
+                parts.append(f"{name} " + ", ".join(f"{label} ({share:.2f})" for label, share in labels))
+        return ", ".join(parts)
 
     def answers(self, ids, predictions) -> pd.DataFrame:
         """The labels' probabilities."""

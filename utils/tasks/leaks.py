@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from utils.config import GROUPED
 from utils.data import copies
 from utils.tasks.base import Task
 
@@ -50,7 +51,7 @@ def _copies(table: pd.DataFrame, task: Task, clusters: np.ndarray, what: str, se
 def _groups(table: pd.DataFrame, task: Task) -> str:
     """Labels that are groups of their own by white space or case alone; groups that lie in several folds."""
     config = task.config
-    if config.fold_by not in ("group", "column") or config.group_column not in table:
+    if config.fold_by not in (*GROUPED, "column") or config.group_column not in table:
         return ""
     labels = table[config.group_column].astype(str)
     plain, line = labels.str.split().str.join(" ").str.casefold(), ""

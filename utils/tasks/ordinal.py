@@ -92,7 +92,7 @@ class Ordinal(Classification):
         """The share of each grade; ridge on TF-IDF, rounded, as a probability of 1."""
         predictions = {"majority": baselines.predict_prior(codes, n_classes, len(new))}
         try:
-            grades = baselines.predict_grades(texts, codes, n_classes, new)
+            grades = baselines.predict_grades(texts, codes, new)
         except ValueError:  # no word occurs twice
             return predictions
         return predictions | {"TF-IDF, ridge": np.eye(n_classes)[grades]}

@@ -1,11 +1,8 @@
 """Regression: one or several numbers for a text."""
 
-import contextlib
-
 import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr, spearmanr
-from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score, root_mean_squared_error
 
 from utils.config import InputError
@@ -13,9 +10,10 @@ from utils.data.table import check_rows
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import RegressionLoss
 from utils.tasks.base import Task
-from utils.tasks.baselines import predict_from_counts, predict_from_tfidf
+from utils.tasks.baselines import number_baselines
 from utils.tasks.metrics import Metric, batch_rmse, rmse_interval
 from utils.tasks.numbers import MISSING
+from utils.tasks.stacking import known_rows, stack_by_ridge
 
 
 class Regression(Task):
@@ -24,16 +22,16 @@ class Regression(Task):
     name = "regression"
     metric = Metric("rmse", "RMSE", "target's units")
     metrics = tuple(
-        Metric(name, label, higher_is_better=True, needs="two different targets")
+        Metric(name, label, higher_is_better=True, needs="two different targets and predictions")
         for name, label in {"pearson": "Pearson's r", "spearman": "Spearman's ρ", "r2": "R²"}.items()
     )
     loss_family = (RegressionLoss,)
     default_loss = "mse"
+    error = "squared error"
 
     def __init__(self, config):
         super().__init__(config)
-        self.location = (0.0,) * len(self.outputs)
-        self.scale = (1.0,) * len(self.outputs)
+        self.location, self.scale = (0.0,) * len(self.outputs), (1.0,) * len(self.outputs)
 
     def check(self, table: pd.DataFrame, where: str) -> pd.DataFrame:
         """Of several targets some may be missing, but not all of a row's: they become NaN."""
@@ -118,15 +116,7 @@ class Regression(Task):
             return rmse_interval(self.errors(targets, predictions), groups)
         return super().interval(targets, predictions, groups)
 
-    def stack(self, predictions: np.ndarray, targets: np.ndarray):
-        """Ridge weights for the models' predictions of each target, their strength cross-validated."""
-        alphas = np.logspace(-3, 3, 13)
-        known = [known_rows(column) for column in targets.T]
-        ridges = [
-            RidgeCV(alphas=alphas).fit(predictions[:, rows, i].T, targets[rows, i])
-            for i, rows in enumerate(known)
-        ]
-        return lambda new: np.stack([ridge.predict(new[:, :, i].T) for i, ridge in enumerate(ridges)], axis=1)
+    stack = staticmethod(stack_by_ridge)
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """The training rows' mean; least squares on two counts of each text; ridge on TF-IDF.
@@ -137,30 +127,13 @@ class Regression(Task):
         targets = self.targets(train)
         known = ~np.isnan(targets)
         if known.all():
-            return _baselines(texts.tolist(), targets, new.tolist())
+            return number_baselines(texts.tolist(), targets, new.tolist())
         by_target = [
-            _baselines(texts[rows].tolist(), column[rows, np.newaxis], new.tolist())
+            number_baselines(texts[rows].tolist(), column[rows, np.newaxis], new.tolist())
             for column, rows in zip(targets.T, known.T, strict=True)
         ]
         common = [name for name in by_target[0] if all(name in predictions for predictions in by_target)]
         return {name: np.hstack([predictions[name] for predictions in by_target]) for name in common}
-
-
-def _baselines(texts: list[str], targets: np.ndarray, new: list[str]) -> dict[str, np.ndarray]:
-    predictions = {
-        "mean": np.repeat(targets.mean(axis=0, keepdims=True), len(new), axis=0),
-        "two counts": predict_from_counts(texts, targets, new),
-    }
-    ridge = Ridge(alpha=1.0, solver="sparse_cg")
-    with contextlib.suppress(ValueError):  # no word occurs twice
-        predictions["TF-IDF, ridge"] = predict_from_tfidf(texts, targets, new, ridge).reshape(len(new), -1)
-    return predictions
-
-
-def known_rows(column: np.ndarray) -> np.ndarray | slice:
-    """The rows in which a target is known, as an index; a slice, which copies nothing, if it is in all."""
-    known = ~np.isnan(column)
-    return slice(None) if known.all() else known
 
 
 def _known(targets: np.ndarray, predictions: np.ndarray):

@@ -67,9 +67,12 @@ class Spans(Questions):
         return {**super().settings(), **{n: getattr(self.config, n) for n in names}, "no_answer": no_answer}
 
     def explained(self, logits, output):
-        """The logit of the best span's start, or end; where tokens may be neither, logits are infinite."""
-        numbers = logits.detach().float().cpu().numpy()
-        spans = [best_span(one, np.isfinite(one[:, 0]), self.config.max_answer_tokens)[1:] for one in numbers]
+        """The logit of the best span's start, or end, of logits that are of a context's tokens alone."""
+        everywhere = np.ones(logits.shape[1], dtype=bool)
+        if not len(everywhere):
+            return logits.sum(dim=(1, 2))
+        numbers, longest = logits.detach().numpy(), self.config.max_answer_tokens
+        spans = [best_span(one, everywhere, longest)[1:] for one in numbers]
         return torch.stack([one[span[output], output] for one, span in zip(logits, spans, strict=True)])
 
     # --- predictions ----------------------------------------------------------------------------------------

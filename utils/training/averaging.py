@@ -1,14 +1,11 @@
 """Averages of the weights along the run: SWA, a plain mean, and EMA, an exponential moving average."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from utils.config import Config
-from utils.data.tokens import Batch
 
 
 class Averager:
@@ -73,25 +70,3 @@ class Averager:
         for buffer, current in zip(self.model.buffers(), model.buffers(), strict=True):
             buffer.copy_(current)
         self._averaged.n_averaged += 1
-
-
-class _FedByBatch(nn.Module):
-    """A model as a module of one argument, which is all that torch's ``update_bn`` can call."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: dict):
-        return self.model(**inputs)
-
-
-def refresh_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> None:
-    """Recompute running statistics of batch norm, which averaging the weights leaves behind.
-
-    Free for models without batch norm, such as BERT and RoBERTa.
-    """
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        # In a list: of a tuple, such as a Batch, update_bn takes the first element.
-        inputs = ([{**batch.inputs, "extras": batch.extras}] for batch in batches)
-        update_bn(inputs, _FedByBatch(model).train(model.training))

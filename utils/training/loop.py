@@ -11,7 +11,7 @@ from torch import nn
 from utils.data import tokens
 from utils.data.tokens import Batch, Examples
 from utils.machine import distributed, runtime
-from utils.training.averaging import refresh_batch_norm
+from utils.training.batch_norm import refresh_batch_norm
 from utils.training.lowprecision import round_weights
 from utils.training.masks import known_padding
 from utils.training.memory import retry_in_smaller_parts

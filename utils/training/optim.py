@@ -11,6 +11,9 @@ from utils.modeling.encoders import parameter_layers
 from utils.modeling.model import TextModel
 from utils.training.madgrad import MADGRAD
 
+MOMENTUM = 0.9  # of sgd, in its usual sense, and of madgrad, in its own
+TORCH = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+
 
 def parameter_groups(model: TextModel, config: Config) -> list[dict]:
     """The model's trainable parameters in groups, each with a "name", its peak "lr" and its "weight_decay".
@@ -80,13 +83,17 @@ def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     """The optimizer named by the Config over ``parameter_groups``'s groups.
 
     "madgrad": Defazio and Jelassi 2021, arXiv:2101.11075; "adamw": Loshchilov and Hutter 2019,
-    arXiv:1711.05101; "fused_adam": NVIDIA Apex's AdamW in one kernel.
+    arXiv:1711.05101; "fused_adam": NVIDIA Apex's AdamW in one kernel; "adam" and "sgd", with momentum: weight
+    decay is added to the gradient (L2), as madgrad's is, and so goes through their averages.
     """
-    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay, "eps": config.eps}
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM, fused=True, **options)
+    options["eps"] = config.eps
     if config.optimizer == "madgrad":
-        return MADGRAD(groups, momentum=0.9, **options)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, fused=True, **options)
+        return MADGRAD(groups, momentum=MOMENTUM, **options)
+    if config.optimizer in TORCH:
+        return TORCH[config.optimizer](groups, fused=True, **options)
     try:
         from apex.optimizers import FusedAdam
     except ImportError:
