@@ -87,6 +87,7 @@ def test_the_view_marks_the_predicted_answer(answered):
             assert output["predicted text"] == " ".join(answer.answer.split())
 
 
+@pytest.mark.full
 def test_a_server_answers_for_questions(answered, monkeypatch):
     monkeypatch.setattr("utils.lit.run._current", {})
     lit = start(answered, weights="averaged", texts=4, target="end")
