@@ -32,15 +32,16 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 
 #: A wing imports from itself and from the wings before it.
-WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
+WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "release", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 1540,
+    "data": 1610,
     "modeling": 1130,
     "tasks": 2700,
-    "training": 1355,
-    "runs": 1975,
+    "training": 1365,
+    "runs": 1930,
+    "release": 600,
     "reporting": 2285,
     "lit": 2150,
     "batch": 1440,

@@ -9,8 +9,9 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from utils.config import Config, InputError
 
@@ -70,8 +71,10 @@ def add_settings(option: Callable) -> None:
 
 
 def add_predict_options(option: Callable) -> None:
-    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
-    option("texts", type=Path, metavar="TEXTS", help="a CSV, .xlsx or JSON file with one text per row")
+    text = "trained weights, such as output/demo/fold-0/averaged; of several, their ensemble"
+    option("folders", type=Path, nargs="+", metavar="FOLDER", help=text)
+    text = "a CSV, .xlsx or JSON file with one text per row; - reads standard input"
+    option("texts", type=Path, metavar="TEXTS", help=text)
     option("--output", type=Path, metavar="CSV", help="the file to write; default: standard output")
     text = "the column with the texts; default: the training data's name for it"
     option("--text-column", metavar="NAME", help=text)
@@ -109,25 +112,35 @@ def train(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from utils.data.reading import read_table
-    from utils.machine.files import short_reason, write_table
-    from utils.runs.predict import predict
+    from utils.machine.files import short_reason
+    from utils.release.predict import as_file, predict_file
 
-    table = read_table(options.texts)
-    with contextlib.redirect_stdout(sys.stderr):  # standard output holds the CSV and nothing else
-        predictions = predict(options.folder, table, options.text_column or "")
-    where = options.output or "standard output"
-    try:
-        if options.output:
-            write_table(options.output, predictions)
-        else:
-            print(predictions.to_csv(index=False), end="", flush=True)
-    except BrokenPipeError:
-        raise
-    except (OSError, UnicodeEncodeError) as error:
-        raise InputError(
-            f"{where} cannot be written ({short_reason(error)}); name a file: --output."
-        ) from None
+    column, where = options.text_column or "", "standard input" if str(options.texts) == "-" else ""
+    with as_file(options.texts) as path:
+        try:
+            with open_output(options.output) as file, contextlib.redirect_stdout(sys.stderr):
+                for number, piece in enumerate(predict_file(options.folders, path, column, where)):
+                    file.write(piece.to_csv(index=False, header=number == 0))
+                    file.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, UnicodeEncodeError) as error:
+            raise InputError(
+                f"{options.output or 'standard output'} cannot be written ({short_reason(error)}); name a "
+                "file: --output."
+            ) from None
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None) -> Iterator[IO[str]]:
+    """A file that appears when all of it is written, or standard output, which holds nothing else then."""
+    from utils.machine.files import atomic_file
+
+    if path is None:
+        yield sys.stdout
+        return
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
 
 
 def lit(options: argparse.Namespace) -> None:

@@ -128,6 +128,16 @@ class Labelled(Task):
         codes = [codes_of(column, own) for column, own in zip(named, self.labels, strict=True)]
         return np.stack(codes, axis=1)
 
+    def disagreement(self, predictions) -> dict[str, np.ndarray]:
+        """Of each target the standard deviation of the probability that differs most."""
+        parts = zip(*map(self.by_target, predictions), strict=True)
+        spreads = [self.spread_of(np.stack(part)) for part in parts]
+        return dict(zip(super().columns("spread"), spreads, strict=True))
+
+    def spread_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """(rows,), from several models' probabilities of a target's classes, (models, rows, classes)."""
+        return probabilities.std(axis=0).max(axis=1)
+
     # --- for people -----------------------------------------------------------------------------------------
 
     def sample(self, values: dict[str, np.ndarray]) -> str:
