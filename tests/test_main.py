@@ -14,7 +14,7 @@ from utils.__main__ import main
 from utils.data.sources import read_table
 from utils.machine import distributed, runtime
 
-COMMANDS = ("train", "predict", "lit", "environment", "report")
+COMMANDS = ("train", "predict", "export", "publish", "lit", "environment", "report")
 
 
 def run(*arguments):

@@ -21,7 +21,7 @@ def requirements(name):
 def test_every_requirement_has_one_exact_version_within_its_range():
     pins = {pin.name.lower().replace("_", "-"): pin.specifier for pin in requirements("constraints.txt")}
     assert not any("+" in str(specifier) for specifier in pins.values()), "a local version"
-    suffixes = ("", "-lit", "-dev", "-ray", "-bench")
+    suffixes = ("", "-lit", "-dev", "-ray", "-bench", "-export")
     named = [line for suffix in suffixes for line in requirements(f"requirements{suffix}.txt")]
     by_setup = {"apex", "lit-nlp"}
     assert not {requirement.name for requirement in named} & by_setup, "setup.sh installs these separately"
@@ -37,11 +37,11 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "release", 
 BUDGETS = {
     "machine": 1210,
     "data": 1610,
-    "modeling": 1130,
-    "tasks": 2700,
+    "modeling": 1190,
+    "tasks": 2710,
     "training": 1365,
-    "runs": 1930,
-    "release": 600,
+    "runs": 2015,
+    "release": 700,
     "reporting": 2285,
     "lit": 2150,
     "batch": 1440,

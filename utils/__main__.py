@@ -1,4 +1,4 @@
-"""The command line: ``python -m utils train | predict | lit | environment | report``.
+"""The command line: ``python -m utils train | predict | export | publish | lit | environment | report``.
 
 Each command imports what it needs when it runs, so that ``environment`` works even if torch is missing.
 """
@@ -56,6 +56,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_settings(add(train, "train a fold, or resume it from its last saved state"))
     add_predict_options(add(predict, "predict texts with trained weights and write a CSV"))
+    add_export_options(add(export, "write trained weights as ONNX, with what predicts with them elsewhere"))
+    add_publish_options(add(publish, "push a folder, with a card about it, to the Hugging Face hub"))
     add_lit_options(add(lit, "serve the folds of a trained run in LIT until Ctrl-C is pressed"))
     add(environment, "check what works on this machine and say how to fix the rest")
     option = add(report, "print the scores of a fold and where its results are")
@@ -78,6 +80,21 @@ def add_predict_options(option: Callable) -> None:
     option("--output", type=Path, metavar="CSV", help="the file to write; default: standard output")
     text = "the column with the texts; default: the training data's name for it"
     option("--text-column", metavar="NAME", help=text)
+
+
+def add_export_options(option: Callable) -> None:
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
+    option("--format", choices=["onnx"], default="onnx", help="the form; onnx is the only one")
+    option("--int8", action="store_true", help="round weights to eight bits: smaller and faster, less exact")
+    text = "the folder to write; default: beside FOLDER, with -onnx or -onnx-int8 in its name"
+    option("--output", type=Path, metavar="FOLDER", help=text)
+
+
+def add_publish_options(option: Callable) -> None:
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, or an exported folder")
+    option("--to", required=True, metavar="OWNER/NAME", help="the model on the hub; it is made private")
+    text = "push nothing; write what would go to FOLDER with -hub in its name"
+    option("--dry-run", action="store_true", help=text)
 
 
 def add_lit_options(option: Callable) -> None:
@@ -141,6 +158,25 @@ def open_output(path: Path | None) -> Iterator[IO[str]]:
         return
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         yield file
+
+
+def export(options: argparse.Namespace) -> None:
+    from utils.machine.runtime import display_path
+    from utils.release.onnx import export, read_facts
+
+    target = export(options.folder, options.output, options.int8)
+    facts = read_facts(target)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(
+        f"{display_path(target)}: opset {facts['opset']['ai.onnx']}, outputs within "
+        f"{facts['difference']:.1g} of torch's, in units of their scale ({versions})."
+    )
+
+
+def publish(options: argparse.Namespace) -> None:
+    from utils.release.publish import publish
+
+    print(publish(options.folder, options.to, options.dry_run))
 
 
 def lit(options: argparse.Namespace) -> None:

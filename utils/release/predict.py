@@ -13,14 +13,13 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from utils.config import Config, InputError
+from utils.config import InputError
 from utils.data.reading import read_pieces
 from utils.data.table import ROWS_BEFORE, check_columns, check_table, match_columns
 from utils.machine import runtime
-from utils.modeling.heads import HeadConfig
-from utils.modeling.model import TextModelConfig
-from utils.runs.artifacts import load_model
-from utils.tasks import Task, make_task
+from utils.release.onnx import load
+from utils.runs.portable import task_of
+from utils.tasks import Task
 from utils.training.predict import predict_examples
 
 #: Rows that are held at once: enough for batches of similar length.
@@ -100,7 +99,7 @@ class Predictor:
         self.folders = [folders] if isinstance(folders, str | Path) else list(folders)
         if not self.folders:
             raise InputError("predict got no folder; name at least one folder of weights.")
-        self.models = [load_model(folder) for folder in self.folders]
+        self.models = [load(folder) for folder in self.folders]
         self.text_column = text_column
         self._check_same_question()
 
@@ -154,13 +153,6 @@ class Predictor:
         if not several:
             return answers
         return pd.concat([answers, pd.DataFrame(task.disagreement(np.stack(predictions)))], axis=1)
-
-
-def task_of(model_config: TextModelConfig) -> Task:
-    """The task that a saved model was trained for."""
-    task = make_task(Config.make(**model_config.task))
-    task.restore(HeadConfig(**model_config.head))
-    return task
 
 
 def progress_bar(rows: int) -> tqdm:

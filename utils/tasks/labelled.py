@@ -20,6 +20,7 @@ class Labelled(Task):
     """
 
     n_labels: ClassVar[int | None] = None  # None: any number
+    problem_type = "single_label_classification"
     labels: tuple[tuple[str, ...], ...]  # of each target, in order; from ``see`` or ``restore``
 
     def __init__(self, config: Config):
