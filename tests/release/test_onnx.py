@@ -1,6 +1,7 @@
 """Exported models: as ONNX they give the same answers, and need onnxruntime and tokenizers alone."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -35,11 +36,23 @@ def exported(random_weights, tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def graph_at_hand(exported, monkeypatch):
+    """Exporting takes the graph of "numbers" that there is, whose weights are the same."""
+
+    def copy(model, tokenizer, path):
+        shutil.copy(exported("numbers") / "model.onnx", path)
+        return ["input_ids", "attention_mask", "token_type_ids"]
+
+    monkeypatch.setattr(exporting, "write_graph", copy)
+    return copy
+
+
 def full_unless(kind, few=("numbers",)):
     return pytest.param(kind, marks=[] if kind in few else [pytest.mark.full])
 
 
-@pytest.mark.parametrize("kind", [full_unless(one.values[0], ("numbers", "spans")) for one in PARAMETERS])
+@pytest.mark.parametrize("kind", [full_unless(one.values[0]) for one in PARAMETERS])
 def test_an_exported_model_gives_the_same_answers(kind, exported, random_weights):
     folder, rows = random_weights(kind)
     target = exported(kind)
@@ -68,7 +81,7 @@ def test_the_script_predicts_with_onnxruntime_and_tokenizers_alone(kind, exporte
         np.testing.assert_allclose([row[name] for row in printed], answers[name], atol=1e-4)
 
 
-def test_int8_is_smaller_and_says_how_far_it_is_off(random_weights, tmp_path, capsys):
+def test_int8_is_smaller_and_says_how_far_it_is_off(random_weights, graph_at_hand, tmp_path, capsys):
     folder, rows = random_weights("numbers")
     with pytest.raises(SystemExit):
         main(["export", str(folder), "--int8", "--output", str(tmp_path / "int8")])
@@ -84,18 +97,15 @@ def test_int8_is_smaller_and_says_how_far_it_is_off(random_weights, tmp_path, ca
 
 
 def test_a_model_whose_outputs_differ_is_refused_and_nothing_is_written(
-    random_weights, tmp_path, monkeypatch
+    random_weights, graph_at_hand, tmp_path, monkeypatch
 ):
-    folder, _ = random_weights("numbers")
-    quantize = exporting._quantize
-    write = exporting.write_graph
-
     def write_rounded(model, tokenizer, path):
-        names = write(model, tokenizer, path)
-        quantize(path)
+        names = graph_at_hand(model, tokenizer, path)
+        exporting._quantize(path)
         return names
 
     monkeypatch.setattr(exporting, "write_graph", write_rounded)
+    folder, _ = random_weights("numbers")
     with pytest.raises(InputError, match=r"its outputs in ONNX differ from torch's by \d.*; choose another"):
         export(folder, tmp_path / "new")
     assert not list(tmp_path.iterdir())

@@ -44,6 +44,8 @@ def with_names(config: TextModelConfig) -> TextModelConfig:
             config.label2id = {label: number for number, label in enumerate(labels)}
     names = {"AutoConfig": "TextModelConfig", "AutoModel": "TextModel"}
     names |= {f"AutoModel{kind}": f"TextModel{kind}"} if kind else {}
+    if hasattr(config, "auto_map"):
+        del config.auto_map
     if classes_of(config):
         config.auto_map = {auto: f"{ENTRY}.{name}" for auto, name in names.items()}
     return config
@@ -76,8 +78,13 @@ def write_code(config: TextModelConfig, folder: Path) -> None:
     if not (classes := classes_of(config)):
         return
     files = {str(sys.modules[one.__module__].__file__) for one in classes}
-    for path in files.union(*map(get_relative_import_files, files)):
-        shutil.copyfile(path, folder / Path(path).name)
-    imports = sorted({f"from .{one.__module__.rpartition('.')[2]} import {one.__name__}" for one in classes})
-    text = f'"""{TextModel.__name__}: load it with from_pretrained(folder, trust_remote_code=True)."""\n\n'
-    (folder / f"{ENTRY}.py").write_text(text + "\n".join(imports) + "\n", encoding="utf-8")
+    lines = [f'"""{TextModel.__name__}: load it with from_pretrained(folder, trust_remote_code=True)."""', ""]
+    for path in sorted(map(Path, files.union(*map(get_relative_import_files, files)))):
+        shutil.copyfile(path, folder / path.name)
+        module = sys.modules[f"{portable.__name__.rpartition('.')[0]}.{path.stem}"]
+        names = [
+            name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__
+        ]
+        # The first releases of transformers 5 copy what this module imports, and not what that imports.
+        lines.append(f"from .{path.stem} import {', '.join(names)}")
+    (folder / f"{ENTRY}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
