@@ -32,7 +32,7 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 
 #: A wing imports from itself and from the wings before it.
-WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
+WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "explain", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
@@ -41,8 +41,9 @@ BUDGETS = {
     "tasks": 2600,
     "training": 1355,
     "runs": 1975,
+    "explain": 460,
     "reporting": 2285,
-    "lit": 2150,
+    "lit": 1700,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

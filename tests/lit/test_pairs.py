@@ -7,7 +7,7 @@ import pytest
 
 from utils import Config, add_folds, fit_fold, load_table, open_run
 from utils.data.tokens import make_loader
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.new_texts import NewTexts
 from utils.lit.spec import make_view
 from utils.lit.wrappers import FoldModel, TextDataset

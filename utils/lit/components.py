@@ -17,7 +17,7 @@ from lit_nlp.components import (
 from lit_nlp.lib import utils as lit_utils
 
 from utils.data.table import clean_text
-from utils.lit.encoding import read_by
+from utils.explain.encoding import read_by
 from utils.lit.results import Curves, LabelResults, RegressionResults, Thresholder
 from utils.lit.spec import Quantity, View
 from utils.lit.wrappers import FoldModel, scale_to_largest, unwrap

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from utils.lit.encoding import Read, read_by
-from utils.lit.explain import Explainer
-from utils.lit.readable import words_of
+from utils.explain.encoding import Read, read_by
+from utils.explain.explainer import Explainer
+from utils.explain.readable import words_of
 from utils.lit.run import dataset_name, model_name, output_number, split_weights
 from utils.lit.server import Lit
 from utils.lit.spec import make_view

@@ -9,10 +9,10 @@ from lit_nlp import dev_server, server_config
 from tqdm.auto import tqdm
 
 from utils.config import InputError, check_choice
+from utils.explain.encoding import read_by
+from utils.explain.explainer import Explainer
 from utils.lit import label_views, spans  # noqa: F401 - they register their views
 from utils.lit.components import generators, interpreters
-from utils.lit.encoding import read_by
-from utils.lit.explain import Explainer
 from utils.lit.new_texts import NewTexts
 from utils.lit.results import METRICS, make_layout
 from utils.lit.server import Lit, check_port

@@ -8,8 +8,8 @@ import pandas as pd
 import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
-from utils.lit.encoding import Read, read_by
-from utils.lit.explain import Explainer, Reading
+from utils.explain.encoding import Read, read_by
+from utils.explain.explainer import Explainer, Reading
 from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.

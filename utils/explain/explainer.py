@@ -12,10 +12,10 @@ import torch
 
 from utils.config import InputError
 from utils.data.tokens import evaluation_batches
-from utils.lit.encoding import Encoded, Encoder, Read
-from utils.lit.lookup import lookup_replaced
-from utils.lit.readable import readable_tokens, readable_vocabulary
-from utils.lit.rollout import attention_rollout, attention_weights
+from utils.explain.encoding import Encoded, Encoder, Read
+from utils.explain.lookup import lookup_replaced
+from utils.explain.readable import readable_tokens, readable_vocabulary
+from utils.explain.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
 from utils.modeling.model import TextModelOutput
 from utils.modeling.pooling import at, first_token

@@ -8,9 +8,9 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tests.conftest import FAMILIES
 from utils.config import PRESETS
-from utils.lit.explain import Explainer
-from utils.lit.readable import readable_vocabulary, words_of
-from utils.lit.rollout import attention_rollout
+from utils.explain.explainer import Explainer
+from utils.explain.readable import readable_vocabulary, words_of
+from utils.explain.rollout import attention_rollout
 from utils.modeling.heads import HeadConfig
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.runs import artifacts
