@@ -177,6 +177,9 @@ def test_a_training_resumes_under_other_locations_but_not_other_settings():
     earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
     assert Config.make("tiny", run="moved", devices=2, output_dir="/elsewhere").differences(earlier) == []
     assert Config.make("tiny", lr=1.0, target_columns="a,b").differences(earlier) == ["target_columns", "lr"]
+    before_it_existed = {name: value for name, value in earlier.items() if name != "stride"}
+    assert Config.make("tiny").differences(before_it_existed) == []
+    assert Config.make("tiny", stride=32).differences(before_it_existed) == ["stride"]
 
 
 @given(name=st.sampled_from(sorted(CHOICES)), value=st.text(max_size=8))

@@ -200,9 +200,13 @@ class Config:
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
     def differences(self, other: Mapping) -> list[str]:
-        """Settings that make ``other`` (an earlier ``to_dict``, read from JSON) a different training."""
-        settings = json.loads(json.dumps(self.to_dict()))  # JSON has lists, no tuples
-        return [name for name in settings if name not in MAY_CHANGE and settings[name] != other.get(name)]
+        """Settings that make ``other`` (an earlier ``to_dict``, read from JSON) a different training.
+
+        A setting that ``other`` lacks did not exist yet; it had what is now its default.
+        """
+        settings, defaults = json.loads(json.dumps([self.to_dict(), Config().to_dict()]))  # JSON has no tuples
+        earlier = {**defaults, **other}
+        return [name for name in settings if name not in MAY_CHANGE and settings[name] != earlier[name]]
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
