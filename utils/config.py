@@ -204,7 +204,9 @@ class Config:
 
         A setting that ``other`` lacks did not exist yet; it had what is now its default.
         """
-        settings, defaults = json.loads(json.dumps([self.to_dict(), Config().to_dict()]))  # JSON has no tuples
+        settings, defaults = json.loads(
+            json.dumps([self.to_dict(), Config().to_dict()])
+        )  # JSON has no tuples
         earlier = {**defaults, **other}
         return [name for name in settings if name not in MAY_CHANGE and settings[name] != earlier[name]]
 

@@ -95,23 +95,29 @@ _m = layout.LitModuleName
 _OF_LABELS = {"Classes": [_m.ConfusionMatrixModule, _m.CurvesModule, _m.ThresholderModule]}
 
 
-def make_layout(view: View) -> layout.LitCanonicalLayout:
+def make_layouts(view: View) -> dict[str, layout.LitCanonicalLayout]:
     """The page: the table and the map of embeddings above, one tab for each question below.
 
-    LIT leaves out the modules that have nothing to show.
+    A narrow page has fewer modules side by side. LIT leaves out the modules that have nothing to show.
     """
     labels = "MulticlassPreds" in view.flipped
     of_text = [_m.RegressionModule, *([_m.ClassificationModule] if labels else [])]
-    return layout.LitCanonicalLayout(
-        upper={"Main": [_m.EmbeddingsModule, _m.DataTableModule, _m.DatapointEditorModule]},
-        lower={
-            "Predictions": [_m.RegressionModule, _m.ClassificationModule, _m.ScalarModule],
-            "Explanations": [*of_text, _m.SalienceMapModule],
-            "Salience Clustering": [_m.SalienceClusteringModule],
-            "Metrics": [_m.MetricsModule],
-            **(_OF_LABELS if labels else {}),
-            "Counterfactuals": [_m.GeneratorModule],
-            "TCAV": [_m.TCAVModule],
-        },
-        description="Fold models, and the texts that each held out.",
-    )
+    texts, map_of_texts = [_m.DataTableModule, _m.DatapointEditorModule], [_m.EmbeddingsModule]
+    lower = {
+        "Predictions": of_text,
+        "Scalars": [_m.ScalarModule],
+        "Explanations": [*of_text, _m.SalienceMapModule],
+        "Salience Clustering": [_m.SalienceClusteringModule],
+        "Metrics": [_m.MetricsModule],
+        **(_OF_LABELS if labels else {}),
+        "Counterfactuals": [_m.GeneratorModule],
+        "TCAV": [_m.TCAVModule],
+    }
+    description = "Fold models, and the texts that each held out."
+    return {
+        name: layout.LitCanonicalLayout(upper=upper, lower=lower, description=description)
+        for name, upper in (
+            ("wide", {"Main": [*map_of_texts, *texts]}),
+            ("narrow", {"Texts": texts, "Map": map_of_texts}),
+        )
+    }

@@ -14,7 +14,7 @@ from utils.explain.explainer import Explainer
 from utils.lit import label_views, spans  # noqa: F401 - they register their views
 from utils.lit.components import generators, interpreters
 from utils.lit.new_texts import NewTexts
-from utils.lit.results import METRICS, make_layout
+from utils.lit.results import METRICS, make_layouts
 from utils.lit.server import Lit, check_port
 from utils.lit.spec import RESERVED, first_output, make_view
 from utils.lit.wrappers import FoldModel, TextDataset
@@ -140,8 +140,8 @@ def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
         "demo_mode": True,
         "data_dir": "",
         "page_title": f"LIT: {run.config.run_name}",
-        "default_layout": "default",
-        "layouts": {"default": make_layout(view)},
+        "default_layout": "wide",
+        "layouts": make_layouts(view),
         "model_loaders": {},
         "dataset_loaders": {},
         "interpreters": interpreters(models, min(map(len, datasets.values()))),

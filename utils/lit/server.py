@@ -123,7 +123,8 @@ class Lit:
         name = f"lit-{self.port}-{time.monotonic_ns()}"
         script = _FRAME.replace("%NAME%", json.dumps(name)).replace("%PORT%", str(self.port))
         frame = f'<iframe id="{name}" width="100%" height="{height}" frameborder="0"></iframe>'
-        return HTML(f"{frame}<p><small>{_HELP.format(port=self.port)}</small></p>{script}")
+        link = f'<a id="{name}-tab" target="_blank" rel="noopener">Open LIT in a tab of its own</a>'
+        return HTML(f"{frame}<p><small>{link}. {_HELP.format(port=self.port)}</small></p>{script}")
 
 
 def check_port(host: str, port: int) -> None:
@@ -182,7 +183,8 @@ _FRAME = """<script>(() => {
   const kaggle = /^https:\\/\\/[^/]+\\/k\\/[^/]+\\/[^/]+\\/proxy\\//.exec(location.href);
   const web = location.protocol.startsWith("http");
   const here = ["localhost", "127.0.0.1"].includes(location.hostname);
-  document.getElementById(%NAME%).src = kaggle ? `${kaggle[0]}proxy/${port}/`
+  const address = kaggle ? `${kaggle[0]}proxy/${port}/`
     : !web || here ? `http://${here ? location.hostname : "127.0.0.1"}:${port}/`
     : new URL(`${base}proxy/${port}/`, location.href).href;
+  document.getElementById(%NAME%).src = document.getElementById(%NAME% + "-tab").href = address;
 })()</script>"""
