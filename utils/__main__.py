@@ -140,9 +140,9 @@ def lit(options: argparse.Namespace) -> None:
             name: getattr(options, name) for name in ("weights", "texts", "port", "host", "allow", "target")
         }
         server = lit.start(open_run(config), **chosen)
-        print(f"LIT is at {server.url} (Ctrl-C stops it)", flush=True)
+        print(f"LIT is at {server.page} (Ctrl-C stops it)", flush=True)
         if sys.stdout.isatty():
-            webbrowser.open(server.url)
+            webbrowser.open(server.page)
         while server.running:
             time.sleep(0.2)
     except KeyboardInterrupt:

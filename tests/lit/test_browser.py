@@ -157,6 +157,32 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
     assert capfd.readouterr() == ("", "")
 
 
+def test_attention_by_hand(page, lit, explainer):
+    """From LIT's page: another text, a layer, a head; the heads by what masking them does; back to LIT."""
+    from playwright.sync_api import expect
+
+    open_lit(page, lit, "")
+    page.get_by_text("Attention", exact=True).click()
+    page.locator("#text").fill("<b>Rain</b> fell on the harbour.")
+    page.get_by_text("Read", exact=True).click()
+    tokens, attention = explainer.attentions("<b>Rain</b> fell on the harbour.")
+    expect(page.locator("#rollout .token")).to_have_text(tokens[1:-1], timeout=60_000)
+    page.locator("#layer").select_option("1")
+    page.locator("#head").select_option("0")
+    canvas = page.locator("#matrix")
+    wait_until_drawn(canvas)
+    label, side = canvas.evaluate("canvas => [canvas.labels, canvas.side]")
+    canvas.hover(position={"x": label + 2.5 * side, "y": label + 1.5 * side})
+    expect(page.locator("#under")).to_have_text(f"{tokens[1]} → {tokens[2]}: {attention[1, 0, 1, 2]:.3f}")
+    page.get_by_text("Mask each head in turn").click()
+    expect(page.locator("#heads td")).to_have_count(attention.shape[0] * attention.shape[1], timeout=60_000)
+    expect(page.locator("#heads td.chosen")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    page.get_by_text("back to LIT").click()
+    page.wait_for_selector("lit-data-table tbody tr")
+    assert messages(page) == []
+
+
 @pytest.mark.full
 def test_labels_on_the_page(page, tmp_path, alone):
     """Probabilities, the class to explain, metrics, confusion matrix; a reload with an edited text."""

@@ -76,8 +76,8 @@ class Guard:
             return Response(refusal, status=403)
         body = request.stream.read() + request.stream.read(1)  # raises where a body without a length goes on
         request.environ["wsgi.input"] = io.BytesIO(body)
-        if font := page.font(request.path):
-            return font
+        if file := page.own_file(request.path):
+            return file
         response = Response.from_app(self.app, request.environ)
         if response.status_code >= 400:  # LIT's errors repeat parameters, as HTML
             response.content_type = "text/plain; charset=utf-8"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from werkzeug.wrappers import Response
 
-FONTS = Path(__file__).parent / "fonts"
-#: What is served of them, and as what.
-FONT_TYPES = {".css": "text/css", ".woff2": "font/woff2"}
+STATIC = Path(__file__).parent / "static"
+#: What is served of it, and as what.
+TYPES = {".css": "text/css", ".js": "text/javascript", ".html": "text/html", ".woff2": "font/woff2"}
 
 #: LIT shows names of columns and labels as Markdown. Here it shows none of their HTML, images and odd links.
 _MARKDOWN = (
@@ -81,6 +81,13 @@ _MAP = (
     b"#scatter-gl-container {\n  height: 100%;\n  min-width: 1px;\n  min-height: 1px;",
 )
 _ITS_FRAME = (b".hidden-container {\n  display: none;", b".hidden-container {\n  visibility: hidden;")
+#: A link to the page of attention.
+_ATTENTION = (
+    b'<lit-tooltip content="Copy link to this page" tooltipPosition="left">',
+    b'<a class="headline-button unbordered" style="font-size: 16px; text-decoration: none" '
+    b'href="attention.html">Attention</a>'
+    b'<lit-tooltip content="Copy link to this page" tooltipPosition="left">',
+)
 #: What LIT and its libraries write into the browser's console although nothing is wrong.
 _CHATTER = (
     b'T.log("[LIT - metadata]",(0,d.ZN)(n.metadata)),',
@@ -103,7 +110,7 @@ _READ_BACK = tuple(
 PATCHES = (
     *(_MARKDOWN, _TARGET_FIELD, _ITS_CLASS, _NO_NUMBER),
     *(_LAYOUT, _WIDTH, _BUTTONS, _MAP, _ITS_FRAME),
-    *(_ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
+    *(_ATTENTION, _ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
     *_READ_BACK,
     *((text, b"") for text in _CHATTER),
 )
@@ -125,10 +132,10 @@ def with_own_fonts(page: bytes) -> bytes:
     return page
 
 
-def font(path: str) -> Response | None:
-    """The answer to a request for one of the fonts; None for any other."""
-    files = {f"/fonts/{file.name}": file for file in FONTS.iterdir() if file.suffix in FONT_TYPES}
+def own_file(path: str) -> Response | None:
+    """The answer to a request for a font, or for the page of attention; None for any other."""
+    files = {f"/{file.relative_to(STATIC)}": file for file in STATIC.rglob("*") if file.suffix in TYPES}
     if path not in files:
         return None
-    headers = {"Cache-Control": "max-age=86400"}
-    return Response(files[path].read_bytes(), headers=headers, mimetype=FONT_TYPES[files[path].suffix])
+    headers = {"Cache-Control": "no-cache" if path.count("/") == 1 else "max-age=86400"}
+    return Response(files[path].read_bytes(), headers=headers, mimetype=TYPES[files[path].suffix])

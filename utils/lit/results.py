@@ -52,7 +52,21 @@ class Thresholder(KnownLabels, thresholder.Thresholder):
     pass
 
 
-class RegressionMetrics(metrics.RegressionMetrics):
+class Seen(metrics.SimpleMetrics):
+    """Metrics that say how many of the texts the model was trained on."""
+
+    def meta_spec(self) -> types.Spec:
+        about = "Share of these texts that the model was trained on. Above 0, the other numbers flatter it."
+        seen = types.MetricResult(best_value=types.MetricBestValue.ZERO, description=about)
+        return super().meta_spec() | {"seen": seen}
+
+    def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
+        results = super().run(inputs, lit_model, lit_dataset, model_outputs, config)
+        share = unwrap(lit_model).seen(inputs) if inputs else 0.0
+        return [one | {"metrics": one["metrics"] and one["metrics"] | {"seen": share}} for one in results]
+
+
+class RegressionMetrics(Seen, metrics.RegressionMetrics):
     """The RMSE and correlations of the rows whose target is known."""
 
     def meta_spec(self) -> types.Spec:
@@ -68,7 +82,7 @@ class RegressionMetrics(metrics.RegressionMetrics):
         return {"rmse": scores.pop("mse") ** 0.5, **scores}
 
 
-class LabelMetrics(metrics.MulticlassMetricsImpl):
+class LabelMetrics(Seen, metrics.MulticlassMetricsImpl):
     """LIT's metrics of the rows whose label is known."""
 
     def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):

@@ -49,10 +49,14 @@ def _is_category(column: pd.Series, used: set[str]) -> bool:
 
 
 class FoldModel(model.BatchedModel):
-    """A trained fold: text in; scores, tokens, embeddings, gradients and attention out."""
+    """A trained fold: text in; scores, tokens, embeddings, gradients and attention out.
 
-    def __init__(self, explainer: Explainer, view: View, description: str = ""):
-        self.explainer, self.view = explainer, view
+    Args:
+        fold: its number, as the column "fold" of the texts has it.
+    """
+
+    def __init__(self, explainer: Explainer, view: View, description: str = "", fold: str = ""):
+        self.explainer, self.view, self.fold = explainer, view, fold
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
         text: Read = ("a text", "text") if view.task.config.pair_column else "a text"
@@ -61,6 +65,15 @@ class FoldModel(model.BatchedModel):
 
     def description(self) -> str:
         return self._description
+
+    def of(self, example: types.JsonDict) -> "FoldModel":
+        """The fold that reads an example."""
+        return self
+
+    def seen(self, inputs: list[types.JsonDict]) -> float:
+        """The share of some texts that the fold was trained on: all but those that it held out."""
+        folds = [example.get("fold") or self.fold for example in inputs]
+        return float(np.mean([fold != self.fold for fold in folds]))
 
     def max_minibatch_size(self) -> int:
         """Gradients and attention take memory per token: nearly 1 GB for 512 tokens of deberta-v3-base."""
