@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(options.command(options))
     except InputError as error:
-        sys.exit(f"InputError: {error}")
+        sys.exit(f"{type(error).__name__}: {error}")
     except BrokenPipeError:  # whoever read the output has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -114,15 +114,24 @@ def rate_sliders(model: TextModel, config: Config, n_rows: int) -> None:
 
     def draw(**settings):
         chosen = with_schedule(config, **settings)
-        plot_rate_panel({"the rates as set": (rates_of(model, chosen, n_rows), chosen)}, columns=1)
+        plot_rates(rates_of(model, chosen, n_rows), chosen)
         plt.show()
+
+    whole = {"style": {"description_width": "180px"}, "layout": {"width": "100%"}}
+
+    def slider(name, least, most, step):
+        value = getattr(config, name)
+        return widgets.FloatSlider(value, min=least, max=most, step=step, description=name, **whole)
+
+    def choice(name, names):
+        return widgets.Dropdown(options=names, value=getattr(config, name), description=name, **whole)
 
     widgets.interact(
         draw,
-        swa_start=widgets.FloatSlider(config.swa_start, min=0, max=config.epochs - 0.25, step=0.25),
-        swa_anneal_epochs=widgets.FloatSlider(config.swa_anneal_epochs, min=0, max=config.epochs, step=0.25),
-        swa_anneal=["cos", "linear"],
-        swa_lr_factor=widgets.FloatSlider(config.swa_lr_factor, min=0.05, max=2, step=0.05),
-        warmup_ratio=widgets.FloatSlider(config.warmup_ratio, min=0, max=0.5, step=0.02),
-        schedule=Config.__dataclass_fields__["schedule"].metadata["choices"],
+        swa_start=slider("swa_start", 0, config.epochs - 0.25, 0.25),
+        swa_anneal_epochs=slider("swa_anneal_epochs", 0, config.epochs, 0.25),
+        swa_anneal=choice("swa_anneal", ["cos", "linear"]),
+        swa_lr_factor=slider("swa_lr_factor", 0.05, 2, 0.05),
+        warmup_ratio=slider("warmup_ratio", 0, 0.5, 0.02),
+        schedule=choice("schedule", Config.__dataclass_fields__["schedule"].metadata["choices"]),
     )
