@@ -9,12 +9,14 @@ from lit_nlp.components import (
     core,
     gradient_maps,
     lime_explainer,
+    projection,
     salience_clustering,
     tcav,
 )
 
 from utils.lit.results import Curves, LabelResults, RegressionResults, Thresholder
 from utils.lit.spec import Quantity
+from utils.lit.tsne import TSNEModel
 from utils.lit.wrappers import FoldModel, scale_to_largest, unwrap
 
 _TARGET = lime_explainer.TARGET_INFO_KEY
@@ -171,6 +173,7 @@ def interpreters(models: dict[str, FoldModel], fewest: int) -> dict[str, compone
         "thresholder": Thresholder(),
         "Attention": defaults["Model-provided salience"],
         **{name: defaults[name] for name in names if name in defaults},
+        **({"tsne": projection.ProjectionManager(TSNEModel)} if "pca" in defaults else {}),
         **salience,
         "Salience Clustering": salience_clustering.SalienceClustering(dict(salience)),
         "tcav": TCAV(),

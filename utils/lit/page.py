@@ -62,7 +62,8 @@ _ORDER = (
 #: Fields of a text that only the list of columns shows from the start.
 _FIELDS = (
     b"return null==n||n.dataType.show_in_data_table}",
-    b'return n?n.dataType.show_in_data_table:!["standard_error","band","fold"].includes(t.name)}',
+    b"return n?n.dataType.show_in_data_table:"
+    b'!["standard_error","band","fold","number of words"].includes(t.name)}',
 )
 #: Columns that were chosen stay so when a model is added.
 _COLUMNS = (
@@ -74,6 +75,11 @@ _COLUMNS = (
 _GENERATED = (
     b'g=Object.keys(p.data).filter((t=>"_id"!==t&&"_meta"!==t)),v={};',
     b"g=Object.keys(p.data).filter((t=>this.appState.currentModelRequiredInputSpecKeys.includes(t))),v={};",
+)
+#: A third way to draw the map.
+_TSNE = (
+    b'umap:{displayName:"UMAP",interpreterName:"umap"}}',
+    b'umap:{displayName:"UMAP",interpreterName:"umap"},tsne:{displayName:"t-SNE",interpreterName:"tsne"}}',
 )
 #: The map was made without a size, while it waited for its points.
 _MAP = (
@@ -109,7 +115,7 @@ _READ_BACK = tuple(
 
 PATCHES = (
     *(_MARKDOWN, _TARGET_FIELD, _ITS_CLASS, _NO_NUMBER),
-    *(_LAYOUT, _WIDTH, _BUTTONS, _MAP, _ITS_FRAME),
+    *(_LAYOUT, _WIDTH, _BUTTONS, _TSNE, _MAP, _ITS_FRAME),
     *(_ATTENTION, _ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
     *_READ_BACK,
     *((text, b"") for text in _CHATTER),

@@ -120,6 +120,7 @@ def make_layouts(view: View) -> dict[str, layout.LitCanonicalLayout]:
     lower = {
         "Predictions": of_text,
         "Scalars": [_m.ScalarModule],
+        "Dive": [_m.DiveModule],
         "Explanations": [*of_text, _m.SalienceMapModule],
         "Salience Clustering": [_m.SalienceClusteringModule],
         "Metrics": [_m.MetricsModule],

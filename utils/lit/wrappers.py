@@ -14,6 +14,8 @@ from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
 MOST_CATEGORIES = 60
+#: The field with a text's length, for plots of scores and errors by it, unless the table has such a column.
+LENGTH = "number of words"
 
 
 class TextDataset(dataset.Dataset):
@@ -30,6 +32,9 @@ class TextDataset(dataset.Dataset):
         if len(errors) and errors.notna().all() and "standard_error" not in fields:
             fields["standard_error"] = number_field()
             columns.append(errors.astype(float))
+        if LENGTH not in table:
+            fields[LENGTH] = number_field()
+            columns.append(table[config.text_column].astype(str).map(count_words).rename(LENGTH))
         categories = [name for name in table.columns if _is_category(table[name], used={*fields, *RESERVED})]
         self._spec = fields | dict.fromkeys(categories, types.CategoryLabel())
         self._description = description
@@ -38,6 +43,10 @@ class TextDataset(dataset.Dataset):
 
     def spec(self) -> types.Spec:
         return self._spec
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
 
 
 def _is_category(column: pd.Series, used: set[str]) -> bool:
