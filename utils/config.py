@@ -102,6 +102,8 @@ class Config:
     eval_every: int = number(0)  # steps between evaluations; 0: once per epoch
     patience: int = number(0)  # evaluations without a better score before training stops; 0: never
     patience_on: str = choice("raw", "averaged")  # whose score; averaged: counted from the first average on
+    samples: int = number(4)  # held-out rows whose predictions are shown at each evaluation; 0: none
+    samples_every: int = number(0)  # steps between showing them at other times, too; 0: at evaluations only
     devices: int = number(1)  # GPUs that share each batch, 0: all; or processes that share it on a CPU
     num_workers: int = number(0)  # loader processes; texts are tokenized in advance, so 0 is fast
     save_every: int = number(0)  # steps between checkpoints, besides one at every evaluation; 0: off
@@ -121,6 +123,9 @@ class Config:
             raise InputError(
                 f"run={self.run!r} cannot name a folder; leave out slashes, output_dir sets its location."
             )
+        if self.samples_every and not self.samples:
+            what = f"samples_every={self.samples_every}"
+            raise InputError(f"{what} does nothing with samples=0; leave it out, or set samples.")
         if self.averaging != "none" and self.swa_start >= self.epochs:
             raise InputError(
                 f"swa_start={self.swa_start:g} leaves nothing to average in {self.epochs:g} epochs; "
@@ -203,11 +208,12 @@ class Config:
         return dataclasses.asdict(self)
 
 
-#: Fields that a resumed training may change: they say where, how often and for how long. (The fingerprint
-#: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
+#: Fields that a resumed training may change: they say where, how often, for how long, and what is shown. (The
+#: fingerprint tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
 _DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from", "compile"}
+_SHOWN = {"samples", "samples_every"}
+MAY_CHANGE = _DATA | _EXECUTION | _SHOWN | {"preset", "run", "output_dir", "resume_from", "compile"}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from utils.runs.artifacts import load_model
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table, make_task
 
-FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "manifest.json"}
+FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "samples.jsonl", "manifest.json"}
 FOLDERS = {"last", "best", "averaged", "snapshots"}
 
 

@@ -49,6 +49,12 @@ def save(training: Training, model: nn.Module, folder: Path) -> None:
     artifacts.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
 
 
+def save_snapshot(training: Training, folder: Path) -> None:
+    """Keep the weights that went into the average just now."""
+    path = folder / f"step-{training.step:06d}.safetensors"
+    artifacts.write_weights(path, current_weights(training, training.model))
+
+
 def check_scores(training: Training, table: pd.DataFrame, folder: Path, predictions: np.ndarray) -> None:
     """Raise InputError if the model in ``folder`` does not predict for some held-out texts as in training.
 

@@ -1,6 +1,7 @@
 """Aspects: of a sentence, what it says about one thing that it names."""
 
 import re
+import sys
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ from utils.data.aspects import locate, split_marked
 from utils.data.table import check_columns, clean_text, match_columns
 from utils.data.tokens import Examples, encode_in_slices
 from utils.modeling.pooling import POOLINGS
+from utils.tasks.excerpts import excerpt
 from utils.tasks.labels import Multiclass
 
 NEIGHBOURS = 4  # words on either side of an aspect that the baseline counts once more
@@ -88,11 +90,14 @@ class Aspects(Multiclass):
 
     def quoted_texts(self, table: pd.DataFrame) -> pd.Series:
         """The sentence with the aspect in square brackets."""
-        quoted = [
-            f"{text[:start]}[{aspect}]{text[start + len(aspect) :]}"
+        return pd.Series(self.excerpts(table, {}, sys.maxsize), index=table.index, dtype=object)
+
+    def excerpts(self, table: pd.DataFrame, values: dict[str, np.ndarray], width: int) -> list[str]:
+        """The sentence around the aspect, which is in square brackets."""
+        return [
+            excerpt(text, width, {"[]": (start, start + len(aspect))})
             for text, aspect, start in self._places(table)
         ]
-        return pd.Series(quoted, index=table.index, dtype=object)
 
     def _places(self, table: pd.DataFrame):
         """Of each row the sentence, the aspect, and where it starts."""
