@@ -109,7 +109,7 @@ class Sampler:
 
 
 def choose_rows(strata: Strata, number: int) -> np.ndarray:
-    """The positions of ``number`` rows, or of all: always the same, spread over the strata, in their order."""
+    """The positions of ``number`` rows, or all: always the same, spread over the strata, in their order."""
     if isinstance(strata, pd.DataFrame):
         strata = strata.astype(str).agg(" ".join, axis=1)
     names = strata.astype(str)
