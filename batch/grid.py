@@ -129,7 +129,8 @@ def check(jobs: list[Job]) -> None:
 def group_by_data(jobs: list[Job]) -> list[list[Job]]:
     """Jobs that share a table and its folds, so that each table is read once."""
     names = ("task", "data", "id_column", "text_column", "pair_column", "target_columns", "group_column")
-    key = operator.attrgetter(*names, "max_rows", "n_folds", "fold_by", "exact_copies", "near_copies", "seed")
+    folds = ("max_rows", "n_folds", "fold_by", "exact_copies", "near_copies", "seed")
+    key = operator.attrgetter(*names, "no_answer", *folds)
     groups: dict[tuple, list[Job]] = {}
     for job in jobs:
         groups.setdefault(key(job.config), []).append(job)

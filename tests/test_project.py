@@ -36,13 +36,13 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 1340,
-    "modeling": 1085,
-    "tasks": 2150,
-    "training": 1350,
+    "data": 1540,
+    "modeling": 1110,
+    "tasks": 2600,
+    "training": 1355,
     "runs": 1975,
     "reporting": 2285,
-    "lit": 2060,
+    "lit": 2150,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

@@ -27,11 +27,13 @@ class Config:
     run: str = ""  # folder under output_dir; empty: the preset's name, plus the data's when data is changed
     output_dir: str = "output"
     # data
-    data: str = "sample"  # sample | aspects | clear | vader | commonlit | feedback, or a CSV, .xlsx or JSON
-    task: str = "regression"  # binary | multiclass | multilabel | ordinal | aspects, or auto: by the targets
+    # sample | aspects | questions | clear | vader | commonlit | feedback, or a file: CSV, .xlsx or JSON
+    data: str = "sample"
+    # binary | multiclass | multilabel | ordinal | aspects | spans, or auto: as the targets are
+    task: str = "regression"
     id_column: str = "id"
     text_column: str = "excerpt"
-    pair_column: str = ""  # a second text, read after the first: a question, a prompt, an aspect
+    pair_column: str = ""  # a second text of each row: a prompt, an aspect, the question of an answer span
     target_columns: tuple[str, ...] = ("target",)
     labels: tuple[str, ...] = ()  # the classes, in order; empty: those of the table, in their natural order
     group_column: str = ""  # rows with the same value stay in one fold, where folds are by group
@@ -48,6 +50,9 @@ class Config:
     encoder: str = "minilm"  # minilm | tiny, a name on the Hugging Face hub, or a local folder
     max_length: int = number(256, least=8)  # tokens, special tokens included
     pair_truncation: str = choice("longest_first", "only_second")  # which of two texts is cut to max_length
+    stride: int = number(64)  # spans: tokens that two windows of a long text share; half a window at most
+    max_answer_tokens: int = number(30, least=1)  # spans: the longest answer
+    no_answer: str = choice("auto", "possible", "never")  # spans: auto: possible where a row has none
     pooling: str = "cls_layers"
     local_window: int = number(3)  # lcf poolings: how many tokens on either side of an aspect are near
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer

@@ -29,6 +29,12 @@ PRESETS: dict[str, dict] = {
         "target_columns": ("polarity",), "group_column": "review", "max_length": 96, "epochs": 5,
         "swa_start": 2.0, "swa_every": 5, "lr": 7e-5,
     },
+    "questions": {
+        "data": "questions", "task": "spans", "text_column": "context", "pair_column": "question",
+        "target_columns": ("answer", "start"), "fold_by": "group", "group_column": "title",
+        "pooling": "tokens", "epochs": 5, "swa_start": 2.0, "swa_every": 10, "swa_anneal_epochs": 0.25,
+        "lr": 1e-4,
+    },
     "clear": {
         **_MINILM, "data": "clear", "group_column": "url_legal", "epochs": 4, "swa_start": 1.5, "lr": 1e-4,
     },

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from utils.modeling.pooling import POOLINGS
+from utils.modeling.token_states import text_vectors
 
 WIDTH, LAYERS = 8, 4
 
@@ -30,7 +31,7 @@ def test_the_weights_are_the_shares_that_make_up_the_pooled_vector(name, mask):
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
     assert not weights[1, :, mask[1] == 0].any(), "padding has a share"
     pooled = torch.einsum("blt,lbtw->bw", weights, torch.stack(layers))
-    torch.testing.assert_close(pooling(layers, mask), pooled)
+    torch.testing.assert_close(text_vectors(pooling(layers, mask), mask), pooled)
 
 
 @pytest.mark.parametrize("name", [name for name, pooling in POOLINGS.items() if pooling.is_linear])
@@ -46,3 +47,13 @@ def test_one_token_is_found_by_the_mask(name, positions):
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
     pooled = POOLINGS[name](WIDTH, LAYERS).eval()(states(), mask)
     assert torch.equal(pooled, states()[-1][[0, 1], positions])
+
+
+def test_tokens_are_kept_apart_and_layers_pooled(mask):
+    pooling = POOLINGS["tokens"](WIDTH, LAYERS).eval()
+    pooling.initialize()
+    layers = states()
+    shares = pooling.layer_weights.softmax(dim=0)
+    expected = sum(share * state for share, state in zip(shares, layers, strict=True))
+    torch.testing.assert_close(pooling(layers, mask), expected)
+    torch.testing.assert_close(text_vectors(expected, mask)[1], expected[1, mask[1] > 0].mean(dim=0))

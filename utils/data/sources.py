@@ -33,13 +33,18 @@ KAGGLE_COMPETITIONS = {
     "commonlit": "commonlitreadabilityprize",
     "feedback": "feedback-prize-english-language-learning",
 }
-BUILT_IN = ("sample", "aspects")  # folders of data/ that come with the code
+#: The files in this repository's data/.
+BUILT_IN = {
+    "sample": "sample/train.csv",
+    "aspects": "aspects/train.csv",
+    "questions": "questions/train.json",
+}
 OPEN = {"clear": "4 MB", "vader": "2 MB by pip"}  # who wants these needs no account
 SOURCES = (*BUILT_IN, *OPEN, *KAGGLE_COMPETITIONS)
 
 
 def find_table(source: str) -> Path:
-    """The file of ``Config.data``: "sample", "aspects", "clear", "vader", "commonlit", "feedback", or a path.
+    """The file of ``Config.data``: the name of a source, such as "sample" or "clear", or a path.
 
     Relative paths are looked up in the current directory, then in the workspace. "clear" and "vader" are
     downloaded if absent; so is a competition if there is a Kaggle token. Raises InputError without a file.
@@ -67,7 +72,7 @@ def local_table(source: str) -> Path | None:
     if source not in SOURCES:
         candidates = [Path(source), runtime.workspace() / source]
     elif source in BUILT_IN:
-        candidates = [runtime.ROOT / "data" / source / "train.csv"]
+        candidates = [runtime.ROOT / "data" / BUILT_IN[source]]
     elif source in OPEN:
         candidates = [_downloaded(source)]
     else:

@@ -118,7 +118,7 @@ def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, w
 def fingerprint(table: pd.DataFrame, config: Config) -> str:
     """A hash of ids, texts, targets and folds, which tells whether two runs saw the same data."""
     columns = [config.id_column, *config.text_columns, *config.target_columns, "fold"]
-    if config.pair_column and "start" in table:  # where an aspect stands
+    if config.pair_column and "start" in table and "start" not in columns:  # where an aspect stands
         columns.append("start")
     numbers = table[columns].select_dtypes("floating") + 0.0  # older versions of pandas tell -0.0 from 0.0
     hashes = pd.util.hash_pandas_object(table[columns].assign(**numbers), index=False)

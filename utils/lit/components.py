@@ -17,6 +17,7 @@ from lit_nlp.components import (
 from lit_nlp.lib import utils as lit_utils
 
 from utils.data.table import clean_text
+from utils.lit.encoding import read_by
 from utils.lit.results import Curves, LabelResults, RegressionResults, Thresholder
 from utils.lit.spec import Quantity, View
 from utils.lit.wrappers import FoldModel, scale_to_largest, unwrap
@@ -169,8 +170,9 @@ class HotFlip(_Flip, hotflip.HotFlip):
     def generate(self, example, lit_model, lit_dataset, config=None):
         fold_model = unwrap(lit_model)
         field = fold_model.view.task.config.text_column
-        text = clean_text(example[field])
-        example = example | {field: text, "_spans": fold_model.explainer.encode([text]).spans[0]}
+        example = example | {field: clean_text(example[field])}
+        read = read_by(fold_model.view.task.config, example)
+        example["_spans"] = fold_model.explainer.encode([read]).spans[0]
         return super().generate(example, lit_model, lit_dataset, config)
 
     def _gen_token_idxs_to_flip(self, tokens, token_grads, max_flips, tokens_to_ignore):

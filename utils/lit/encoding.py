@@ -13,7 +13,8 @@ from utils.data.tokens import align
 from utils.modeling.model import TextModel
 from utils.tasks import Task
 
-#: What a model reads: a text, or two where its task reads pairs. Tokens and their values are the first's.
+#: What a model reads: a text, or two where its task reads pairs, as in ``Config.text_columns``. Tokens and
+#: their values are the first's.
 Read = str | tuple[str, str]
 
 
@@ -31,6 +32,13 @@ class Encoded(NamedTuple):
     spans: list[list[tuple[int, int]]]  # where each of these tokens lies in the cleaned text
     extras: dict[str, torch.Tensor]  # what the pooling takes besides, each (batch, tokens)
 
+    def of_texts(self, logits: torch.Tensor) -> list[torch.Tensor]:
+        """The logits of each text, or of its tokens; a float32 near 1 cannot tell probabilities apart."""
+        logits = logits.cpu().double()
+        if logits.dim() == 2:
+            return list(logits)
+        return [row[positions] for row, positions in zip(logits, self.positions, strict=True)]
+
 
 class Encoder:
     """Encodes texts as in training, and tells where their tokens lie."""
@@ -44,11 +52,12 @@ class Encoder:
         firsts = [text if isinstance(text, str) else text[0] for text in texts]
         are_pairs = not any(isinstance(text, str) for text in texts)  # of one alone, spans may be wanted
         extras = self.task.token_extras(encoded, texts) if are_pairs and self.model.pooling.extras else {}
-        seconds = [[part == 1 for part in encoded.sequence_ids(row)] for row in range(len(texts))]
+        other = 1 - self.task.text_place if are_pairs else 1
+        others = [[part == other for part in encoded.sequence_ids(row)] for row in range(len(texts))]
         special, offsets = encoded.pop("special_tokens_mask"), encoded.pop("offset_mapping")
         positions = [
             np.flatnonzero((np.array(row) == 0) & ~np.array(second, dtype=bool))
-            for row, second in zip(special, seconds, strict=True)
+            for row, second in zip(special, others, strict=True)
         ]
         # The space before a word, which some tokenizers count as part of it, is left out.
         spans = [
@@ -69,5 +78,5 @@ class Encoder:
         """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
         columns = [[clean_text(text) for text in column] for column in zip(*pairs, strict=True)] or [[]]
-        options |= {"truncation": self.config.pair_truncation, "max_length": self.config.max_length}
-        return self.tokenizer(*columns, **options)
+        first, second = [*columns, None][:2]
+        return self.task.encode_texts(first, second, self.tokenizer, **options)

@@ -2,7 +2,7 @@
 
 import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,13 @@ from utils.lit.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
 from utils.modeling.model import TextModelOutput
 from utils.modeling.pooling import at, first_token
+from utils.modeling.token_states import text_vectors
 from utils.runs import artifacts
 from utils.tasks import Task
 
 Arrays = dict[str, np.ndarray]
-#: What is explained: a number per text, (batch,), of the head's outputs, (batch, outputs).
+#: What is explained: a number per text, (batch,), of the head's outputs, (batch, outputs), or per token,
+#: (batch, tokens, outputs).
 Explained = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -33,7 +35,7 @@ class Reading:
 
     tokens: list[str]  # readable; a piece that continues a word begins with ##
     spans: list[tuple[int, int]]  # where each token starts and stops in the cleaned text
-    logits: np.ndarray  # of the head, float64
+    logits: np.ndarray  # of the head, (outputs,), or (tokens, outputs) where it answers per token; float64
     scores: np.ndarray  # (outputs,), float64
     embeddings: np.ndarray  # (tokens, width): what the encoder looks up for each token, minus the mask's
     gradients: np.ndarray  # (tokens, width): of the explained score, with respect to the embeddings
@@ -87,20 +89,21 @@ class Explainer(Encoder):
     # --- what is asked ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def logits(self, texts: list[Read]) -> np.ndarray:
-        """What the head gives, (texts, its outputs), float64, computed in batches of similar length."""
-        logits = np.empty((len(texts), len(self.model.head.config.outputs)))
+    def logits(self, texts: list[Read]) -> list[np.ndarray]:
+        """What the head gives for each text, as in a Reading, computed in batches of similar length."""
+        logits: list[np.ndarray] = [np.empty(0)] * len(texts)
         lengths = [len(ids) for ids in self.tokenize(texts)["input_ids"]] if texts else []
         for numbers in evaluation_batches(lengths, self.config.eval_batch_size):
             encoded = self.encode([texts[number] for number in numbers])
             with self._lock:
                 output = self.model(**encoded.inputs, extras=encoded.extras)
-            logits[numbers] = output.logits.cpu().double().numpy()
+            for number, array in zip(numbers, encoded.of_texts(output["logits"]), strict=True):
+                logits[number] = array.numpy()
         return logits
 
     def scores(self, texts: list[Read]) -> np.ndarray:
         """The scores alone, (texts, outputs)."""
-        return self._scores(torch.from_numpy(self.logits(texts)))
+        return self._scores(map(torch.from_numpy, self.logits(texts)))
 
     def read(
         self,
@@ -120,12 +123,14 @@ class Explainer(Encoder):
         with torch.enable_grad():
             vectors = self._embeddings(encoded, embeddings).requires_grad_()
             output = self._run(encoded, vectors, attentions=not replaced)
-            gradients = self._gradients(output, vectors, explained or [self.explained] * len(texts))
+            logits = encoded.of_texts(output["logits"])
+            gradients = self._gradients(output, logits, vectors, explained or [self.explained] * len(texts))
         per_token = self._per_token(encoded, vectors, output) | {"gradients": gradients.vectors}
-        per_text = {
-            "logits": output["logits"].detach().cpu().double().numpy(),
-            "scores": self._scores(output["logits"].detach().cpu()),
-            "pooled": _array(output["pooled"]),
+        logits = [one.detach() for one in logits]
+        per_text: dict[str, Any] = {
+            "logits": [one.numpy() for one in logits],
+            "scores": self._scores(logits),
+            "pooled": _array(text_vectors(output["pooled"], encoded.inputs["attention_mask"])),
             "pooled_gradient": gradients.pooled,
             "first": _array(at(output["hidden_states"][-1], first_token(encoded.inputs["attention_mask"]))),
         }
@@ -161,9 +166,14 @@ class Explainer(Encoder):
         with self._lock, lookup_replaced(table, encoded.inputs["input_ids"], vectors):
             return self.model(**encoded.inputs, extras=encoded.extras, **options)
 
-    def _gradients(self, output, vectors: torch.Tensor, explained: Sequence[Explained]) -> Gradients:
-        logits = output["logits"].cpu().double()  # a float32 near 1 cannot tell probabilities apart
-        score = torch.cat([score(logits[row : row + 1]) for row, score in enumerate(explained)]).sum()
+    def _gradients(
+        self,
+        output: TextModelOutput,
+        logits: list[torch.Tensor],
+        vectors: torch.Tensor,
+        explained: Sequence[Explained],
+    ) -> Gradients:
+        score = torch.cat([score(one[None]) for score, one in zip(explained, logits, strict=True)]).sum()
         states = [output["hidden_states"][layer] for layer in self.layers]
         inputs = [vectors, output["pooled"], *states]
         of_vectors, of_pooled, *of_states = torch.autograd.grad(score, inputs, allow_unused=True)
@@ -171,6 +181,7 @@ class Explainer(Encoder):
             torch.zeros_like(state[:, 0]) if gradient is None else gradient.sum(dim=1)
             for state, gradient in zip(states, of_states, strict=True)
         ]
+        of_pooled = of_pooled if of_pooled.dim() == 2 else of_pooled.sum(dim=1)
         return Gradients(_array(of_vectors), _array(of_pooled), list(map(_array, of_layers)))
 
     @torch.no_grad()
@@ -192,9 +203,13 @@ class Explainer(Encoder):
         return [_array((output["hidden_states"][layer] * shares).sum(dim=1)) for layer in self.layers]
 
     def _readings(
-        self, encoded: Encoded, per_token: Arrays, per_text: Arrays, per_layer: dict[str, list[np.ndarray]]
+        self,
+        encoded: Encoded,
+        per_token: Arrays,
+        per_text: dict[str, Any],
+        per_layer: dict[str, list[np.ndarray]],
     ) -> list[Reading]:
-        """The arrays of a batch, taken apart into its texts."""
+        """What was read of a batch, taken apart into its texts."""
 
         def by_layer(arrays: list[np.ndarray], row: int) -> Any:
             return {layer: values[row] for layer, values in zip(self.layers, arrays, strict=True)}
@@ -210,10 +225,11 @@ class Explainer(Encoder):
             for row, positions in enumerate(encoded.positions)
         ]
 
-    def _scores(self, logits: torch.Tensor) -> np.ndarray:
-        """The score per text of every output, (batch, outputs), as ``task.explained`` has it."""
-        scores = [self.task.explained(logits.double(), n) for n in range(len(self.task.outputs))]
-        return torch.stack(scores, dim=1).numpy()
+    def _scores(self, logits: Iterable[torch.Tensor]) -> np.ndarray:
+        """The score of every output, (texts, outputs), as ``task.explained`` has it."""
+        outputs = range(len(self.task.outputs))
+        scores = [[self.task.explained(one[None], n).item() for n in outputs] for one in logits]
+        return np.array(scores).reshape(-1, len(outputs))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

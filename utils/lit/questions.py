@@ -128,13 +128,13 @@ class HeldOut:
         fields: dict[str, Any] = {f"Fields to {verb}": [text_column] for verb in verbs}
         fields |= {"Fields to flip tokens in": ["tokens"], "Prediction key": self.view.score}
         (edited,) = self.lit.generate(generator, self.model, self.dataset, [row], **fields | settings)
-        texts = [self.text(new) for new in edited[:most]]
-        logits = self.explainer.logits(list(map(self.read_of, edited[:most])))
+        reads = list(map(self.read_of, edited[:most]))
         head = self.explainer.model.head.config
-        scores = [self.view.prediction(self.view.values(row, head)) for row in logits]
+        values = [self.view.values(logits, head) for logits in self.explainer.logits(reads)]
+        before, scores = self.score_of(row), map(self.view.prediction, values)
         return [
-            {"by": generator, "text": text, "score before": self.score_of(row), "score after": score}
-            for text, score in zip(texts, scores, strict=True)
+            {"by": generator, "text": self.text(new), "score before": before, "score after": score}
+            for new, score in zip(edited, scores, strict=False)
         ]
 
     def metric_table(self) -> pd.DataFrame:

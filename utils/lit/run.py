@@ -9,8 +9,9 @@ from lit_nlp import dev_server, server_config
 from tqdm.auto import tqdm
 
 from utils.config import InputError, check_choice
-from utils.lit import label_views  # noqa: F401 - registers the views of labels
+from utils.lit import label_views, spans  # noqa: F401 - they register their views
 from utils.lit.components import generators, interpreters
+from utils.lit.encoding import read_by
 from utils.lit.explain import Explainer
 from utils.lit.new_texts import NewTexts
 from utils.lit.results import METRICS, make_layout
@@ -169,9 +170,9 @@ def memory(models: dict[str, FoldModel], datasets: dict[str, TextDataset]) -> fl
     """GiB of the weights and of kept predictions: embedding and gradient of each token, by every model."""
     size = 0
     for fold_model in models.values():
-        model, text_column = fold_model.explainer.model, fold_model.view.task.config.text_column
+        model, config = fold_model.explainer.model, fold_model.view.task.config
         size += sum(weight.numel() * weight.element_size() for weight in model.parameters())
-        texts = [row[text_column] for dataset in datasets.values() for row in dataset.examples]
+        texts = [read_by(config, row) for dataset in datasets.values() for row in dataset.examples]
         tokens = sum(len(ids) for ids in fold_model.explainer.tokenize(texts)["input_ids"])
         size += tokens * model.encoder.get_input_embeddings().embedding_dim * 2 * 4
     return size / 2**30

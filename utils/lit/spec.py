@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from lit_nlp.api import types
 
-from utils.lit.explain import Explained
+from utils.lit.explain import Explained, Reading
 from utils.modeling.heads import HeadConfig
 from utils.tasks import Task
 from utils.tasks.regression import Regression
@@ -76,7 +76,7 @@ class View:
         return field, None if np.ndim(values[field]) == 0 else int(np.argmax(values[field]))
 
     def dataset_fields(self) -> types.Spec:
-        """Fields of a text besides the text, the id and the table's categories: its truth."""
+        """Fields of a text besides the texts, the id and the table's categories: its truth."""
         return {}
 
     def dataset_values(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -99,12 +99,16 @@ class View:
         """A value for each of ``outputs``.
 
         Args:
-            logits: what the head gives for a text, (its outputs,).
+            logits: what the head gives for a text, as in a Reading.
             head: of the model that gave them.
         """
         batch = torch.from_numpy(logits)[None]
         scores = {name: score for (name, index), score in self.quantities.items() if index is None}
         return {name: score(batch).item() for name, score in scores.items()}
+
+    def of_reading(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
+        """A value for each of ``outputs`` that ``values`` does not give, from all that was read."""
+        return {}
 
     def decided(self, values: types.JsonDict) -> types.JsonDict:
         """``values`` with a probability of 1 for the predicted class, where it is not the most probable."""

@@ -41,7 +41,9 @@ class TextDataset(dataset.Dataset):
 
 
 def _is_category(column: pd.Series, used: set[str]) -> bool:
-    if column.name in used or column.name == "standard_error":  # of a target, in CommonLit's data
+    if column.name in used or column.name.startswith("_"):  # the latter are the task's own
+        return False
+    if column.name == "standard_error":  # of a target, in CommonLit's data
         return False
     return column.name == "fold" or 1 < column.nunique(dropna=False) <= MOST_CATEGORIES
 
@@ -95,17 +97,22 @@ class FoldModel(model.BatchedModel):
         quantities = [example.get("explained", self.view.chosen(None)) for example in inputs]
         explained = [self.view.quantities[quantity] for quantity in quantities]
         readings = self.explainer.read(self._reads(inputs), embeddings, explained)
-        return list(map(self._output, readings))
+        return list(map(self._output, readings, inputs))
 
-    def _output(self, reading: Reading) -> types.JsonDict:
-        output = self.view.values(reading.logits, self._head) | {
-            "tokens": reading.tokens,
-            "token_embeddings": reading.embeddings,
-            "token_gradients": reading.gradients,
-            "pooled": reading.pooled,
-            "pooled gradient": reading.pooled_gradient,
-            "first token": reading.first,
-        }
+    def _output(self, reading: Reading, example: types.JsonDict) -> types.JsonDict:
+        values = self.view.values(reading.logits, self._head)
+        output = (
+            values
+            | self.view.of_reading(reading, example)
+            | {
+                "tokens": reading.tokens,
+                "token_embeddings": reading.embeddings,
+                "token_gradients": reading.gradients,
+                "pooled": reading.pooled,
+                "pooled gradient": reading.pooled_gradient,
+                "first token": reading.first,
+            }
+        )
         for layer in self.explainer.layers:
             output[f"layer {layer}"] = reading.layers[layer]
             output[f"layer {layer} gradient"] = reading.layer_gradients[layer]
@@ -131,10 +138,10 @@ class FoldModel(model.BatchedModel):
 
     def explained(self, inputs: Iterable[types.JsonDict], quantity: Quantity) -> list[types.JsonDict]:
         """A quantity alone, in its field."""
-        numbers = self.view.quantities[quantity](torch.from_numpy(self._logits(inputs)))
-        return [{quantity[0]: number} for number in numbers.tolist()]
+        score = self.view.quantities[quantity]
+        return [{quantity[0]: score(torch.from_numpy(row)[None]).item()} for row in self._logits(inputs)]
 
-    def _logits(self, inputs: Iterable[types.JsonDict]) -> np.ndarray:
+    def _logits(self, inputs: Iterable[types.JsonDict]) -> list[np.ndarray]:
         return self.explainer.logits(self._reads(inputs))
 
     def _reads(self, inputs: Iterable[types.JsonDict]) -> list[Read]:

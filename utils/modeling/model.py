@@ -41,6 +41,7 @@ class TextModelConfig(PreTrainedConfig):
 @dataclass
 class TextModelOutput(ModelOutput):
     """``logits``: (batch, outputs); for a score, in the target's own units. ``pooled``: what the head reads.
+    Of a pooling that is per token, both are (batch, tokens, ...).
 
     ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width).
     ``attentions``: of every layer, (batch, heads, tokens, tokens), where they were asked for.

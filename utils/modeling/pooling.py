@@ -26,6 +26,7 @@ class Pooling(nn.Module):
     extras: ClassVar[tuple[str, ...]] = ()  # token-aligned, further arguments of ``forward`` and ``weights``
     options: ClassVar[tuple[str, ...]] = ()  # the Config fields that it takes as arguments
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
+    per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -69,10 +69,11 @@ def check_scores(training: Training, table: pd.DataFrame, folder: Path, predicti
     examples = training.task.encode(held_out, tokenizer)
     batches = tokens.evaluation_batches(examples.lengths, training.config.eval_batch_size)
     pairs = predict_batches(model, examples, batches, tokenizer, torch.device("cpu"))
-    difference = np.abs(decode(training.task, examples, pairs) - predictions[rows])
-    spread = np.nanstd(training.targets) or 1.0
+    task, trained = training.task, training.task.comparable(predictions[rows])
+    difference = np.abs(task.comparable(decode(task, examples, pairs)) - trained)
+    spread = task.spread(training.targets, predictions)
     allowed = 64 * spread * 2.0 ** (-8 if training.choice.name == "bf16" else -11)
-    if not (difference <= allowed + 1e-5 * np.abs(predictions[rows])).all():
+    if not (difference <= allowed + 1e-5 * np.abs(trained)).all():
         raise InputError(
             f"{display_path(folder)}: the saved model's predictions differ from those in training by up to "
             f"{difference.max():.2g}, so that it cannot be used; choose another encoder or precision."

@@ -5,8 +5,8 @@ import pandas as pd
 
 from utils.config import InputError
 from utils.runs.run import Run
-from utils.tasks.classification import Classification
 from utils.tasks.metrics import bootstrap_interval
+from utils.tasks.thresholds import Divided
 
 #: The rows of ``compare_cuts``.
 USUAL, NESTED, FLATTERING = "as usual", "fitted to the other folds", "fitted to the same rows (flatters)"
@@ -43,10 +43,10 @@ def compare_cuts(run: Run, weights: str) -> pd.DataFrame:
 
 
 def nested_labels(run: Run, weights: str) -> np.ndarray:
-    """Each held-out row's class numbers, (rows, targets), by cuts fitted to the other folds."""
+    """Each held-out row's class numbers (or whatever ``predicted`` gives), by cuts fitted to other folds."""
     task, predictions = _task(run), run.values(weights)
     folds = run.predictions["fold"].to_numpy()
-    labels = np.empty(run.targets.shape, dtype=int)
+    labels = np.empty_like(task.predicted(predictions))
     for fold in run.folders:
         inside, outside = folds != fold, folds == fold
         cuts = task.fit_cuts(run.targets[inside], predictions[inside])
@@ -54,10 +54,12 @@ def nested_labels(run: Run, weights: str) -> np.ndarray:
     return labels
 
 
-def _task(run: Run) -> Classification:
+def _task(run: Run) -> Divided:
     task = run.task
-    if not isinstance(task, Classification) or not task.has_cuts:
-        raise InputError(f"task={task.name} has no cuts to fit: they divide two classes, or grades.")
+    if not isinstance(task, Divided) or not task.has_cuts:
+        raise InputError(
+            f"task={task.name} has no cuts to fit: they divide two classes, grades, or answers from none."
+        )
     if len(run.folders) < 2:
         raise InputError(
             f"run {run.config.run_name} has one finished fold, and cuts fitted to it cannot be judged; train "

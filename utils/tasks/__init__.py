@@ -56,6 +56,13 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
 def check_pooling(task: Task) -> None:
     """Raise InputError for a pooling that the task has nothing for, and for a setting that does nothing."""
     config, pooling = task.config, POOLINGS[task.config.pooling]
+    if pooling.per_token != task.per_token:
+        fitting = [other for other, pooling in POOLINGS.items() if pooling.per_token == task.per_token]
+        what = "each token" if task.per_token else "the whole text"
+        raise InputError(
+            f"pooling={config.pooling} does not fit task={task.name}, which asks about {what}; "
+            f"set pooling={' or '.join(sorted(fitting))}."
+        )
     if not {*pooling.extras} <= {*task.extras}:
         takers = [name for name, other in TASKS.items() if {*pooling.extras} <= {*other.extras}]
         raise InputError(

@@ -22,6 +22,10 @@ class Texts:
     repeats_texts: ClassVar[bool] = False
     #: Token-aligned extras that ``encode`` gives with the examples, for poolings that take them.
     extras: ClassVar[tuple[str, ...]] = ()
+    #: Whether the model answers per token, by a pooling that keeps tokens apart.
+    per_token: ClassVar[bool] = False
+    #: The place of ``text_column`` among what the tokenizer joins; a task may put the second text first.
+    text_place: ClassVar[int] = 0
 
     @property
     def text_settings(self) -> tuple[str, ...]:
@@ -55,6 +59,13 @@ class Texts:
         texts, *pairs = (table[column].tolist() for column in self.config.text_columns)
         second = pairs[0] if pairs else None
         return tokenize(texts, tokenizer, max_length, second, self.config.pair_truncation)
+
+    def encode_texts(
+        self, texts: list[str], pairs: list[str] | None, tokenizer: PreTrainedTokenizerBase, **options
+    ) -> BatchEncoding:
+        """A few clean texts, with the second ones if there are two, cut to the Config's ``max_length``."""
+        options |= {"truncation": self.config.pair_truncation, "max_length": self.config.max_length}
+        return tokenizer(texts, pairs, **options)
 
     def token_extras(self, encoded: BatchEncoding, pairs: list) -> dict[str, list[np.ndarray]]:
         """Token-aligned extras of texts that come from no table, each a list of arrays, (tokens,)."""

@@ -6,11 +6,35 @@ the model did not see; on the rows they were fitted to they flatter.
 """
 
 from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from utils.tasks.metrics import Metric
+
 #: How well classes were predicted, of true and predicted class numbers, each (rows,); higher is better.
 Objective = Callable[[np.ndarray, np.ndarray], float]
+
+
+@runtime_checkable
+class Divided(Protocol):
+    """A task whose predictions are decided by cuts, which may be fitted."""
+
+    @property
+    def has_cuts(self) -> bool: ...
+
+    @property
+    def label_metric(self) -> Metric:
+        """What decisions are judged by."""
+
+    def fit_cuts(self, targets: np.ndarray, predictions: np.ndarray) -> Any:
+        """The cuts that suit these rows best."""
+
+    def predicted(self, predictions: np.ndarray, cuts: Any = None) -> np.ndarray:
+        """What is decided for each row, (rows, columns), by ``fit_cuts``'s cuts or the usual ones."""
+
+    def label_score(self, targets: np.ndarray, labels: np.ndarray) -> float:
+        """The metric of what ``predicted`` gives."""
 
 
 def divide(scores: np.ndarray, cuts: np.ndarray) -> np.ndarray:

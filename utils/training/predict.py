@@ -22,19 +22,23 @@ def predict_batches(
     device: torch.device,
     num_workers: int = 0,
 ) -> list[tuple[int, np.ndarray]]:
-    """Pairs of an example's number and its logits, (outputs,), in the order of the batches."""
+    """Pairs of an example's number and its logits, (outputs,), in the order of the batches.
+
+    Of a model that answers per token they are (tokens, outputs), without the padding.
+    """
     model.eval()
     loader = tokens.make_loader(examples, batches, tokenizer, num_workers)
-    logits = []
+    logits, masks = [], []
     for batch in loader:
+        masks.append(batch.inputs["attention_mask"].numpy().astype(bool))
         with known_padding(batch.inputs["attention_mask"]):
             inputs, _, extras = send_to_device(batch, device, non_blocking=True)
             logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
-        pair
-        for numbers, array in zip(batches, arrays, strict=True)
-        for pair in zip(numbers, array, strict=True)
+        (number, values if values.ndim == 1 else values[kept])
+        for numbers, array, mask in zip(batches, arrays, masks, strict=True)
+        for number, values, kept in zip(numbers, array, mask, strict=True)
     ]
 
 

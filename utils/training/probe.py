@@ -12,6 +12,7 @@ from utils.machine import runtime
 from utils.machine.files import short_reason
 from utils.machine.precision import Native
 from utils.modeling.model import TextModel, TextModelOutput
+from utils.modeling.token_states import text_vectors
 from utils.training.setup import Training
 
 Model = Callable[[Training, Batch], TextModelOutput]
@@ -102,7 +103,8 @@ def _check_reads(training: Training, examples: Examples) -> None:
 
 @torch.no_grad()
 def _pooled(training: Training, examples: Examples, numbers: list[int]) -> torch.Tensor:
-    return _in_float32(training, _batch(training, examples, numbers))["pooled"].float()
+    batch = _batch(training, examples, numbers)
+    return text_vectors(_in_float32(training, batch)["pooled"].float(), batch.inputs["attention_mask"])
 
 
 def _batch(training: Training, examples: Examples, numbers: list[int]) -> Batch:
