@@ -19,8 +19,8 @@ from utils.tasks.label_columns import natural_order
 from utils.training.loop import predict
 from utils.training.setup import Training
 
-LINE, EXCERPT = 60, 400  # characters of a text on the console, and in the file
-LONGEST = 160  # line on the console
+LINE, EXCERPT = 80, 400  # characters of a text on the console, and in the file
+LONGEST = 200  # line on the console
 
 
 class Samples:

@@ -7,6 +7,7 @@ from utils.config import InputError
 from utils.data.squad import ANSWERS, flatten, is_squad
 from utils.data.table import check_columns, check_rows, clean_text, match_columns
 from utils.tasks.base import Task
+from utils.tasks.excerpts import excerpt
 from utils.tasks.numbers import read_numbers
 
 #: Columns that are added: the context as it was given, and where its answer stops.
@@ -158,6 +159,16 @@ class Questions(Task):
                 text = repr(self.texts([names[row]], span)[0])
             parts.append(f"{name} {'no answer' if span[0, 0] < 0 else text}")
         return ", ".join(parts)
+
+    def excerpts(self, table, values, width) -> list[str]:
+        """The question; the context around [the first true answer] and {the one predicted last}."""
+        spans = [array[:, 1:] if name == "target" else self.predicted(array) for name, array in values.items()]
+        marks = [
+            {"[]": true, "{}": predicted}
+            for true, predicted in zip(spans[0].astype(int), spans[-1].astype(int), strict=True)
+        ]
+        pairs = zip(table[self.config.pair_column], table[GIVEN], marks, strict=True)
+        return [f"{excerpt(one, width // 2)} · {excerpt(other, width // 2, at)}" for one, other, at in pairs]
 
     def submission(self, ids, predictions, sample=None) -> pd.DataFrame:
         """Answers, empty where there is none."""

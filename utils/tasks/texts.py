@@ -91,7 +91,7 @@ class Texts:
         """Each row's text for a person, in about ``width`` characters; by default its beginning.
 
         Args:
-            values: targets and predictions by name, (rows, columns), for tasks that mark them in the text.
+            values: targets, and predictions by name, (rows, columns), for tasks that mark them in the text.
         """
         columns = self.config.text_columns
         pairs = zip(*(table[column] for column in columns), strict=True)
