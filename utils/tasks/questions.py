@@ -162,13 +162,13 @@ class Questions(Task):
 
     def excerpts(self, table, values, width) -> list[str]:
         """The question; the context around [the first true answer] and {the one predicted last}."""
-        spans = [array[:, 1:] if name == "target" else self.predicted(array) for name, array in values.items()]
-        marks = [
-            {"[]": true, "{}": predicted}
-            for true, predicted in zip(spans[0].astype(int), spans[-1].astype(int), strict=True)
+        *_, last = values.values()
+        texts = table[self.config.pair_column], table[GIVEN]
+        spans = values["target"][:, 1:].astype(int), self.predicted(last)
+        return [
+            f"{excerpt(question, width // 2)} · {excerpt(context, width // 2, {'[]': true, '{}': predicted})}"
+            for question, context, true, predicted in zip(*texts, *spans, strict=True)
         ]
-        pairs = zip(table[self.config.pair_column], table[GIVEN], marks, strict=True)
-        return [f"{excerpt(one, width // 2)} · {excerpt(other, width // 2, at)}" for one, other, at in pairs]
 
     def submission(self, ids, predictions, sample=None) -> pd.DataFrame:
         """Answers, empty where there is none."""
