@@ -64,6 +64,9 @@ def test_a_fold_trains_under_papermill_in_another_directory(tmp_path, parameters
     assert text.count("epoch ") == 2, "one line per epoch"
     assert "it/s" not in text, "no progress bar under papermill"
     assert "step/s" not in text
+    assert "· target" not in text, "samples are in a table, not in papermill's log"
+    columns = "step 3.*step 6"  # headings of that table
+    assert re.search(columns, output.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("suite_root", [None, "/no/such/clone"])

@@ -38,10 +38,10 @@ BUDGETS = {
     "machine": 1210,
     "data": 1540,
     "modeling": 1130,
-    "tasks": 2700,
+    "tasks": 2790,
     "training": 1355,
-    "runs": 1975,
-    "reporting": 2285,
+    "runs": 2130,
+    "reporting": 2340,
     "lit": 2150,
     "batch": 1440,
 }

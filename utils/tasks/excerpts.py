@@ -24,29 +24,37 @@ def excerpt(text: str, width: int, marks: Mapping[str, Place] = MappingProxyType
 
 def around(text: str, places: list[Place], width: int) -> list[Place]:
     """The pieces of a text that are kept, around each place, of whole words where it has any."""
-    pieces: list[Place] = []
-    for start, stop in places:
-        room = max(width // len(places), stop - start)
+    seen = join(places, width // 2)  # places that one piece shows together
+    pieces = []
+    for start, stop in seen:
+        room = max(width // len(seen), stop - start)
         begin = min(max(start - (room - (stop - start)) // 2, 0), len(text) - room)
         end = begin + room
         if begin > 0:
             begin = text.find(" ", begin, start) + 1 or begin
         if end < len(text) and (space := text.rfind(" ", stop, end + 1)) > 0:
             end = space
-        if pieces and begin <= pieces[-1][1]:
-            earlier = pieces.pop()
-            begin, end = earlier[0], max(end, earlier[1])
         pieces.append((begin, end))
-    return pieces
+    return join(pieces)
+
+
+def join(places: list[Place], width: int = 0) -> list[Place]:
+    """Those of the places, in their order, that meet, or lie within ``width`` characters, as one."""
+    joined: list[Place] = []
+    for start, stop in places:
+        if joined and (start <= joined[-1][1] or stop - joined[-1][0] <= width):
+            start, stop = joined[-1][0], max(stop, joined.pop()[1])
+        joined.append((start, stop))
+    return joined
 
 
 def in_brackets(text: str, begin: int, end: int, marks: Mapping[str, Place]) -> str:
-    """Part of a text, with brackets around the marked places in it."""
+    """Part of a text, with brackets around the marked places in it: nested, unless the places cross."""
     signs = []
-    for brackets, (start, stop) in marks.items():
-        if begin <= start and stop <= end:  # one is closed before the next opens
-            signs += [(start, 1, brackets[0]), (stop, 0, brackets[1])]
+    for number, (brackets, (start, stop)) in enumerate(marks.items()):
+        if begin <= start and stop <= end:
+            signs += [(start, 1, -stop, number, brackets[0]), (stop, 0, -start, -number, brackets[1])]
     part = text[begin:end]
-    for position, _, sign in sorted(signs, reverse=True):  # from the end, so that positions still hold
+    for position, *_, sign in sorted(signs, reverse=True):  # from the end, so that positions still hold
         part = part[: position - begin] + sign + part[position - begin :]
     return part
