@@ -9,7 +9,7 @@ from utils.modeling.local_context import SelfAttention, mask_context, weigh_cont
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.modeling.pooling import POOLINGS
 
-NAMES = ["lcf_cdm", "lcf_cdw", "lcf_fusion"]
+NAMES = ["lcf_cdm", "lcf_cdw", "lcf_fusion", "lca"]
 #: Of two pairs, [CLS] sentence [SEP] aspect [SEP]: how far tokens are from the aspect.
 DISTANCES = [[0, 3, 2, 1, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
 
@@ -61,8 +61,8 @@ def slow_weight(kind, distance, n, window):
     return 0.0 if kind == "mask" else 1 - (away - window) / n
 
 
-def slow_pooling(pooling, states, distances):
-    """One text's vector from its tokens' states, (tokens, width), without padding."""
+def slow_states(pooling, states, distances):
+    """Global and local states of each of a text's tokens as one."""
     sentence = [i for i, distance in enumerate(distances) if distance > 0]
     locals_of = {}
     for kind in pooling.weighings:
@@ -70,10 +70,15 @@ def slow_pooling(pooling, states, distances):
         local = [weight * state for weight, state in zip(weights, states, strict=True)]
         attended = [slow_attention(pooling.local_attention, state, local, sentence) for state in local]
         locals_of[kind] = [vector.tanh() for vector in attended]
-    joined = [
+    return [
         pooling.linear(torch.cat([state, *(locals_of[kind][i] for kind in pooling.weighings)]))
         for i, state in enumerate(states)
     ]
+
+
+def slow_pooling(pooling, states, distances):
+    """One text's vector from its tokens' states, (tokens, width), without padding."""
+    joined = slow_states(pooling, states, distances)
     return slow_attention(pooling.joint_attention, joined[0], joined, range(len(states)))
 
 
@@ -89,6 +94,25 @@ def test_it_is_the_slow_reference(family, name, side):
             states = output.hidden_states[-1][row][inputs["attention_mask"][row].bool()]
             expected = slow_pooling(model.pooling, states, distances)
             torch.testing.assert_close(output.pooled[row], expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "deberta-v3", "modernbert"])
+def test_lcas_own_loss_is_the_slow_reference(family):
+    model = make_model(family, "lca")
+    inputs, distance = make_batch("left")
+    with torch.no_grad():
+        output = model(**inputs, extras={"distance": distance})
+        for row, distances in enumerate(DISTANCES):
+            states = output.hidden_states[-1][row][inputs["attention_mask"][row].bool()]
+            joined, expected = slow_states(model.pooling, states, distances), 0.0
+            for state, away in zip(joined, distances, strict=True):
+                inside = model.pooling.classifier(state).sigmoid()[0].double()
+                if away > 0:  # a token of the sentence
+                    expected -= (inside if away - 1 <= model.pooling.local_window else 1 - inside).log()
+            torch.testing.assert_close(
+                output.auxiliary[row], expected, atol=1e-4, rtol=1e-4, check_dtype=False
+            )
+    assert model.pooling.auxiliary_terms({"distance": distance}) == 13
 
 
 # --- properties ---------------------------------------------------------------------------------------------
@@ -108,9 +132,9 @@ def test_padding_and_other_texts_change_nothing(name):
 def test_every_weight_learns_and_the_shares_are_of_the_text(name, family):
     model, (inputs, distance) = make_model(family, name).train(), make_batch()
     output = model(**inputs, extras={"distance": distance})
-    output.logits.square().sum().backward()
+    (output.logits.square().sum() + (output.auxiliary.sum() if name == "lca" else 0)).backward()
     assert [key for key, parameter in model.named_parameters() if parameter.grad is None] == []
-    weights = model.pooling.weights(output.hidden_states, inputs["attention_mask"], distance)
+    weights = model.pooling.weights(output.hidden_states, inputs["attention_mask"], distance=distance)
     torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
     assert not weights[inputs["attention_mask"][:, None].expand_as(weights) == 0].any()
 

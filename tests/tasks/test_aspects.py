@@ -5,12 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from tests import hostile
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data.aspects import locate
+from utils.data.tokens import make_loader
 from utils.machine import runtime
 from utils.machine.encoders import encoder_source
 from utils.reporting import aspects as report
@@ -18,6 +20,8 @@ from utils.reporting.fold import worst_predictions
 from utils.runs import artifacts, submission
 from utils.tasks import make_task
 from utils.tasks.aspects import token_distances
+from utils.training.loop import add_gradients
+from utils.training.setup import prepare
 
 SMALL = {"encoder": "tiny", "precision": "fp32", "lr": 1e-3, "head_lr_factor": 1.0, "max_rows": 120}
 SMALL |= {"epochs": 1, "swa_start": 0.4, "swa_every": 1, "n_dropouts": 1}
@@ -91,12 +95,32 @@ def test_spans_with_the_space_before_a_word_are_the_words():
         ({"pair_column": ""}, "task=aspects reads two columns; set pair_column"),
         ({"task": "multiclass"}, r"pooling=lcf_fusion needs each token's distance.*set task=aspects"),
         ({"pooling": "cls", "local_window": 5}, "local_window=5 does nothing with pooling=cls; set pooling="),
+        ({"local_loss_share": 0.5}, "local_loss_share=0.5 does nothing with pooling=lcf_fusion.*pooling=lca"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         make_task(config_of(**settings))
     assert "\n" not in str(caught.value)
+
+
+# --- learning -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "soft_f1"])
+def test_parts_of_a_batch_give_the_whole_batchs_gradient_with_lcas_own_loss(loss, workspace):
+    config = config_of("lca", loss=loss, local_loss_share=0.6, head_dropout=0, batch_size=12)
+    training = prepare(config, add_folds(load_table(config), config), 0)
+    batch = next(iter(make_loader(training.train, training.batches(0), training.tokenizer)))
+    outputs = training.model.train()(**batch.inputs, extras=batch.extras)
+    mean = outputs.auxiliary.sum() / (batch.extras["distance"] > 0).sum()
+    of_task = training.task.loss.loss(outputs.logits, batch.targets)
+    expected = torch.autograd.grad(0.4 * of_task + 0.6 * mean, list(training.model.parameters()))
+    for parts in (1, 2, 5):
+        training.optimizer.zero_grad()
+        add_gradients(training, batch.split(parts))
+        gradients = [parameter.grad for parameter in training.model.parameters()]
+        torch.testing.assert_close(gradients, list(expected), atol=1e-6, rtol=1e-4)
 
 
 # --- from training to prediction ----------------------------------------------------------------------------

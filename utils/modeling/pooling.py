@@ -16,6 +16,8 @@ States = tuple[torch.Tensor, ...]  # of every layer, the embeddings' output firs
 class Pooling(nn.Module):
     """``forward(states, mask)`` gives (batch, width). A subclass with a ``name`` is registered under it.
 
+    One with an ``auxiliary`` loss gives this, and the loss of each text, (batch,), summed over its terms.
+
     Args:
         width: of the states.
         n_layers: how many states there are: the encoder's layers and the embeddings' output.
@@ -26,6 +28,7 @@ class Pooling(nn.Module):
     extras: ClassVar[tuple[str, ...]] = ()  # token-aligned, further arguments of ``forward`` and ``weights``
     options: ClassVar[tuple[str, ...]] = ()  # the Config fields that it takes as arguments
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
+    auxiliary: ClassVar[str] = ""  # the Config field with its share of the loss, if it has one of its own
     per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
@@ -38,6 +41,11 @@ class Pooling(nn.Module):
         self.n_layers = n_layers
         self.dropout = nn.Dropout(dropout)
 
+    @classmethod
+    def settings(cls) -> set[str]:
+        """The Config fields that it has a use for."""
+        return {*cls.options, *filter(None, [cls.auxiliary])}
+
     def initialize(self) -> None:
         """Set the parameters that are not those of a linear layer or a norm."""
 
@@ -47,6 +55,11 @@ class Pooling(nn.Module):
 
     def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
         """The share of each layer and token in the vector, (batch, layers, tokens), summing to 1 per text."""
+        raise NotImplementedError
+
+    @staticmethod
+    def auxiliary_terms(extras: dict[str, torch.Tensor]) -> torch.Tensor:
+        """How many terms the auxiliary loss has in a batch with these extras, a scalar."""
         raise NotImplementedError
 
     def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:

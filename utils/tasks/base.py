@@ -18,6 +18,7 @@ from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
+from utils.modeling.pooling import POOLINGS
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
 from utils.tasks.texts import Texts
@@ -112,11 +113,14 @@ class Task(Texts):
 
     def statistics(self, outputs, batch: Batch) -> torch.Tensor:
         """The loss's statistics, (n_statistics,), of the model's outputs for a batch."""
-        return self.loss.statistics(outputs["logits"], batch.targets)
+        own = (outputs["auxiliary"],) if POOLINGS[self.config.pooling].auxiliary else ()
+        return self.loss.statistics(outputs["logits"], batch.targets, *own)
 
     def counts(self, batch: Batch) -> torch.Tensor:
         """What the statistics of a batch are divided by, (n_statistics,), once added up."""
-        return self.loss.counts(batch.targets)
+        pooling = POOLINGS[self.config.pooling]
+        own = (pooling.auxiliary_terms(batch.extras),) if pooling.auxiliary else ()
+        return self.loss.counts(batch.targets, *own)
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""

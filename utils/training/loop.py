@@ -71,7 +71,8 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
     counts = runtime.to_device(counts, backend.device)
     distributed.all_reduce_sum(counts)
     training.wrapped.train()
-    slopes = loss_slopes(training, batches, counts) if loss.n_statistics > 1 else torch.ones_like(counts)
+    two_passes = loss.n_statistics > 1 and not loss.is_additive
+    slopes = loss_slopes(training, batches, counts) if two_passes else torch.ones_like(counts)
     means = torch.zeros_like(counts)
     for i, batch in enumerate(batches):
         shares = forward(training, batch) / counts
