@@ -86,6 +86,33 @@ def test_spans_with_the_space_before_a_word_are_the_words():
     assert not token_distances(spans, np.zeros(5, bool), 4, 8).any()
 
 
+def test_neighbours_are_the_sentences_other_aspects_whoever_else_is_read(workspace):
+    """Of the table that was seen and of the one that is read; at an end of the sentence the aspect itself."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    text = "the sea and the old moon and a sea"
+    rows = [("1", text, "moon", 20), ("2", text, "sea", 4), ("3", text, "sea", 31), ("4", "a sea", "sea", 2)]
+    table = pd.DataFrame(rows, columns=["id", "text", "aspect", "start"]).assign(polarity=list("abab"))
+    task = make_task(config_of("lsa"), table)
+    whole, one = (task.encode(part, tokenizer, 64) for part in (table, table.iloc[[2]]))
+    own, left, right = (whole.extras[name] for name in task.extras)
+    moon, first, last, alone = (whole.slice(number) for number in range(4))
+    assert own[alone].tolist() == left[alone].tolist() == right[alone].tolist()
+    assert left[moon].tolist()[:-2] == own[first].tolist()[:-2] == left[first].tolist()[:-2]
+    assert right[moon].tolist()[:-2] == own[last].tolist()[:-2] == right[last].tolist()[:-2]
+    assert left[last].tolist()[:-2] == own[moon].tolist()[:-2]
+    for name, values in one.extras.items():
+        np.testing.assert_array_equal(values, whole.extras[name][last])
+    unseen = make_task(config_of("lsa"))
+    np.testing.assert_array_equal(unseen.encode(table, tokenizer, 64).extras["right_distance"], right)
+    np.testing.assert_array_equal(
+        unseen.encode(table.iloc[[2]], tokenizer, 64).extras["left_distance"], own[last]
+    )
+    pairs = [(text, "moon")]
+    encoded = tokenizer(*map(list, zip(*pairs, strict=True)), return_offsets_mapping=True)
+    for name, values in task.token_extras(encoded, pairs).items():
+        np.testing.assert_array_equal(values[0], whole.extras[name][moon])
+
+
 # --- settings -----------------------------------------------------------------------------------------------
 
 
@@ -104,7 +131,7 @@ def test_settings_that_do_not_fit_are_refused(settings, sentence):
     assert "\n" not in str(caught.value)
 
 
-# --- learning -------------------------------------------------------------------------------------------------
+# --- learning ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "soft_f1"])
@@ -135,6 +162,16 @@ def test_a_saved_model_finds_the_aspects_again(trained):
     for label in ("negative", "neutral", "positive"):
         np.testing.assert_allclose(of_table[label], expected[f"averaged {label}"], atol=1e-5, rtol=0)
     assert artifacts.load_model(folder / "averaged")[0].pooling.local_window == 2
+
+
+@pytest.mark.parametrize("pooling", ["lca", "lsa"])
+def test_other_models_are_trained_saved_and_found_again(pooling, workspace):
+    config = config_of(pooling, local_window=2)
+    table = add_folds(load_table(config), config)
+    folder = fit_fold(config, table)
+    expected = artifacts.read_predictions(folder)
+    answers = predict(folder / "last", table[table["fold"] == 0])
+    np.testing.assert_allclose(answers["negative"], expected["last negative"], atol=1e-5, rtol=0)
 
 
 def test_marks_and_pairs_of_several_aspects_get_the_same_answers(trained):

@@ -48,7 +48,7 @@ class LocalContext(Pooling):
         local_window: how many tokens on either side of the aspect are near.
     """
 
-    extras = ("distance",)
+    extras: ClassVar[tuple[str, ...]] = ("distance",)
     options = ("local_window",)
     is_linear = False
     #: The weighings whose results are joined; each a name in ``WEIGHINGS``.

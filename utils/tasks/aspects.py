@@ -1,6 +1,8 @@
 """Aspects: of a sentence, what it says about one thing that it names."""
 
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from itertools import islice
 
 import numpy as np
@@ -14,6 +16,8 @@ from utils.data.tokens import Examples, encode_in_slices
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.labels import Multiclass
 
+Place = tuple[int, int]  # where an aspect starts and ends in its sentence, in characters
+
 NEIGHBOURS = 4  # words on either side of an aspect that the baseline counts once more
 
 
@@ -25,7 +29,7 @@ class Aspects(Multiclass):
     """
 
     name = "aspects"
-    extras = ("distance",)
+    extras = ("distance", "left_distance", "right_distance")
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -36,6 +40,15 @@ class Aspects(Multiclass):
                 "exact_copies=split would train on a sentence that is held out with another aspect; set "
                 "exact_copies=group."
             )
+        self.seen: dict[str, set[Place]] = {}  # of each sentence of the whole table, its aspects
+
+    def see(self, table: pd.DataFrame) -> None:
+        super().see(table)
+        if "start" in table:
+            self.seen = self._by_sentence(table)
+
+    def settings(self) -> dict:
+        return {**super().settings(), "pooling": self.config.pooling}  # which decides about the extras
 
     @property
     def shown_columns(self) -> list[str]:
@@ -94,9 +107,15 @@ class Aspects(Multiclass):
         ]
         return pd.Series(quoted, index=table.index, dtype=object)
 
-    def _places(self, table: pd.DataFrame):
+    def _places(self, table: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
         """Of each row the sentence, the aspect, and where it starts."""
         return zip(*(table[column] for column in (*self.config.text_columns, "start")), strict=True)
+
+    def _by_sentence(self, table: pd.DataFrame) -> dict[str, set[Place]]:
+        known = defaultdict(set)
+        for text, aspect, start in self._places(table):
+            known[text].add((start, start + len(aspect)))
+        return dict(known)
 
     # --- examples -------------------------------------------------------------------------------------------
 
@@ -106,7 +125,7 @@ class Aspects(Multiclass):
         """Pairs, and with each token its ``token_distances``. Raises InputError where they cannot be told."""
         examples = super().encode(table, tokenizer, max_length)
         if tokenizer.is_fast:
-            examples.extras["distance"] = self._distances(table, tokenizer, max_length)
+            examples.extras = self._distances(table, tokenizer, max_length)
         elif POOLINGS[self.config.pooling].extras:
             raise InputError(
                 f"pooling={self.config.pooling!r} needs to know where tokens stand, which this encoder's "
@@ -114,28 +133,55 @@ class Aspects(Multiclass):
             )
         return examples
 
-    def _distances(self, table, tokenizer, max_length) -> np.ndarray:
-        """(tokens of all rows,), int32."""
+    def _distances(self, table, tokenizer, max_length) -> dict[str, np.ndarray]:
+        """Of each extra, (tokens of all rows,), int32."""
         texts, pairs = (table[column].tolist() for column in self.config.text_columns)
-        longest, places, distances = max_length or tokenizer.model_max_length, self._places(table), []
-        cut = self.config.pair_truncation
+        longest, cut = max_length or tokenizer.model_max_length, self.config.pair_truncation
+        rows = [(text, (start, start + len(aspect))) for text, aspect, start in self._places(table)]
+        places, distances = self._places_of(rows, self._by_sentence(table)), defaultdict(list)
         for encoded in encode_in_slices(texts, tokenizer, longest, pairs, cut, return_offsets_mapping=True):
-            distances += distances_of(encoded, [(start, aspect) for _, aspect, start in islice(places, 1000)])
-        return np.concatenate(distances)
+            for name, iterator in places.items():
+                distances[name] += distances_of(encoded, list(islice(iterator, 1000)))
+        return {name: np.concatenate(arrays) for name, arrays in distances.items()}
+
+    def _places_of(
+        self, rows: list[tuple[str, Place]], others: dict[str, set[Place]]
+    ) -> dict[str, Iterator[Place]]:
+        """What the distances of each extra are counted from: an aspect, or its neighbours in the sentence.
+
+        Args:
+            rows: the sentence and the place of each; others: places of aspects by their sentence.
+        """
+        own = [place for _, place in rows]
+        if "left_distance" not in POOLINGS[self.config.pooling].extras:
+            return {"distance": iter(own)}
+        left, right = [], []
+        for text, place in rows:
+            places = sorted({*others.get(text, ()), *self.seen.get(text, ()), place})
+            number = places.index(place)
+            left.append(places[max(number - 1, 0)])  # itself where it is the first
+            right.append(places[min(number + 1, len(places) - 1)])
+        return dict(zip(self.extras, map(iter, (own, left, right)), strict=True))
 
     def token_extras(self, encoded: BatchEncoding, pairs: list[tuple[str, str]]) -> dict[str, list]:
         """Distances in texts whose places nobody has told, such as edited ones: the first place counts."""
-        places = [(clean_text(text).find(clean_text(aspect)), clean_text(aspect)) for text, aspect in pairs]
-        return {"distance": distances_of(encoded, places)}
+        cleaned = [(clean_text(text), clean_text(aspect)) for text, aspect in pairs]
+        rows = [(text, first_place(text, aspect)) for text, aspect in cleaned]
+        return {name: distances_of(encoded, list(of)) for name, of in self._places_of(rows, {}).items()}
 
 
-def distances_of(encoded: BatchEncoding, places: list[tuple[int, str]]) -> list[np.ndarray]:
-    """``token_distances`` of each encoded pair, int32, from where its aspect starts, and the aspect."""
+def first_place(text: str, aspect: str) -> Place:
+    """Where the aspect first stands in the text; (-1, -1) if nowhere."""
+    start = text.find(aspect)
+    return (start, start + len(aspect)) if start >= 0 else (-1, -1)
+
+
+def distances_of(encoded: BatchEncoding, places: list[Place]) -> list[np.ndarray]:
+    """``token_distances`` of each encoded pair, int32, from the place of its aspect."""
     distances = []
-    for number, (start, aspect) in enumerate(places):
+    for number, (start, end) in enumerate(places):
         in_sentence = np.array([part == 0 for part in encoded.sequence_ids(number)], dtype=bool)
         spans = np.array(encoded["offset_mapping"][number]).reshape(-1, 2)
-        end = start + len(aspect) if start >= 0 else start
         distances.append(token_distances(spans, in_sentence, start, end).astype(np.int32))
     return distances
 
