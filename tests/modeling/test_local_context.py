@@ -9,12 +9,16 @@ from utils.modeling.local_context import SelfAttention, mask_context, weigh_cont
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.modeling.pooling import POOLINGS
 
-NAMES = ["lcf_cdm", "lcf_cdw", "lcf_fusion", "lca", "lsa"]
+IN_ONE_PASS = ["lcf_cdm", "lcf_cdw", "lcf_fusion", "lca", "lsa"]
+IN_TWO = ["lcf_cdm_two_passes", "lcf_cdw_two_passes", "lcf_fusion_two_passes"]
+NAMES = IN_ONE_PASS + IN_TWO
 #: Of two pairs, [CLS] sentence [SEP] aspect [SEP]: how far tokens are from the aspect.
 DISTANCES = [[0, 3, 2, 1, 1, 2, 3, 4, 5, 6, 0, 0, 0, 0], [0, 1, 2, 3, 4, 0, 0, 0]]
 #: And from its neighbours in their sentence; the second has none but itself, and the first none to its left.
 RIGHT = [[0, 8, 7, 6, 5, 4, 3, 2, 1, 2, 0, 0, 0, 0], DISTANCES[1]]
-EXTRAS = {"distance": DISTANCES, "left_distance": DISTANCES, "right_distance": RIGHT}
+#: And whether they are those of the sentence alone, [CLS] sentence [SEP].
+ALONE = [[True] * 11 + [False] * 3, [True] * 6 + [False] * 2]
+EXTRAS = {"distance": DISTANCES, "left_distance": DISTANCES, "right_distance": RIGHT, "alone": ALONE}
 
 
 def make_model(family, name, window=2):
@@ -32,11 +36,12 @@ def make_batch(side="right"):
     ids = torch.randint(5, 99, (2, length), generator=generator)
     mask = torch.zeros(2, length, dtype=torch.long)
     extras = {name: torch.zeros(2, length, dtype=torch.int32) for name in EXTRAS}
+    extras["alone"] = extras["alone"].bool()
     for row, values in enumerate(DISTANCES):
         place = slice(0, len(values)) if side == "right" else slice(length - len(values), length)
         mask[row, place] = 1
         for name, extra in extras.items():
-            extra[row, place] = torch.tensor(EXTRAS[name][row], dtype=torch.int32)
+            extra[row, place] = torch.tensor(EXTRAS[name][row], dtype=extra.dtype)
     return {"input_ids": ids * mask, "attention_mask": mask}, extras
 
 
@@ -79,21 +84,33 @@ def slow_views(pooling, row):
             yield kind, DISTANCES[row], pooling.local_attention, 1.0
 
 
-def slow_states(pooling, states, row):
-    """Global and local states of each of a text's tokens as one."""
+def read_alone(model, inputs, row):
+    """The states of the sentence without the aspect behind it, (tokens, width), as the encoder reads it."""
+    behind = len(ALONE[row]) - sum(ALONE[row]) + int(inputs["attention_mask"][row].flip(0).argmax())
+    alone = {name: value[row : row + 1, : value.shape[1] - behind] for name, value in inputs.items()}
+    return model.encoder(**alone).last_hidden_state[0][alone["attention_mask"][0].bool()]
+
+
+def slow_states(pooling, states, row, read=None):
+    """Global and local states of each of a text's tokens as one.
+
+    ``read``: what the local states are made of, if not of ``states``; behind its end there is nothing.
+    """
     sentence, parts = [i for i, distance in enumerate(DISTANCES[row]) if distance > 0], []
     for kind, distances, attention, factor in slow_views(pooling, row):
         weights = [slow_weight(kind, d, len(sentence), pooling.local_window) for d in distances]
-        local = [weight * state for weight, state in zip(weights, states, strict=True)]
+        nothing = [torch.zeros_like(states[0])] * (len(states) - len(read if read is not None else states))
+        source = [*(read if read is not None else states), *nothing]
+        local = [weight * state for weight, state in zip(weights, source, strict=True)]
         parts.append([factor * slow_attention(attention, state, local, sentence).tanh() for state in local])
     return [
         pooling.linear(torch.cat([state, *(part[i] for part in parts)])) for i, state in enumerate(states)
     ]
 
 
-def slow_pooling(pooling, states, row):
+def slow_pooling(pooling, states, row, read=None):
     """One text's vector from its tokens' states, (tokens, width), without padding."""
-    joined = slow_states(pooling, states, row)
+    joined = slow_states(pooling, states, row, read)
     return slow_attention(pooling.joint_attention, joined[0], joined, range(len(states)))
 
 
@@ -107,7 +124,8 @@ def test_it_is_the_slow_reference(family, name, side):
         output = model(**inputs, extras=extras)
         for row in range(2):
             states = output.hidden_states[-1][row][inputs["attention_mask"][row].bool()]
-            expected = slow_pooling(model.pooling, states, row)
+            read = read_alone(model, inputs, row) if name in IN_TWO else None
+            expected = slow_pooling(model.pooling, states, row, read)
             torch.testing.assert_close(output.pooled[row], expected, atol=1e-4, rtol=1e-4)
 
 
@@ -180,7 +198,7 @@ def test_the_window_is_counted_from_the_aspects_ends(window, kept):
         torch.testing.assert_close(weighed[7:10], 1 - torch.tensor([1.0, 2.0, 3.0]) / 9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IN_ONE_PASS)
 def test_a_text_without_a_sentence_gives_numbers(name):
     model, (inputs, extras) = make_model("bert", name), make_batch()
     nowhere = {key: torch.zeros_like(value) for key, value in extras.items()}
@@ -197,6 +215,21 @@ def test_heads_divide_the_width():
         12,
         16,
     ]
+
+
+@pytest.mark.parametrize("name", IN_TWO)
+def test_what_is_read_alone_sees_nothing_of_the_second_text(name):
+    model, (inputs, extras) = make_model("bert", name), make_batch()
+    readings = []
+    hook = model.encoder.register_forward_hook(lambda *call: readings.append(call[-1].last_hidden_state))
+    other = inputs["input_ids"].clone()
+    other[0, 11:13] += 1  # the aspect's tokens
+    for ids in (inputs["input_ids"], other):
+        model(**inputs | {"input_ids": ids}, extras=extras)
+    hook.remove()
+    (pair, one), (another, same) = readings[:2], readings[2:]
+    assert not torch.allclose(pair[0, :11], another[0, :11])
+    torch.testing.assert_close(one[0, :11], same[0, :11])
 
 
 def test_neighbours_count_fully_before_training():

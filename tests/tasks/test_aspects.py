@@ -19,8 +19,9 @@ from utils.reporting import aspects as report
 from utils.reporting.fold import worst_predictions
 from utils.runs import artifacts, submission
 from utils.tasks import make_task
-from utils.tasks.aspects import token_distances
+from utils.tasks.aspects import alone, token_distances
 from utils.training.loop import add_gradients
+from utils.training.masks import known_padding
 from utils.training.setup import prepare
 
 SMALL = {"encoder": "tiny", "precision": "fp32", "lr": 1e-3, "head_lr_factor": 1.0, "max_rows": 120}
@@ -86,6 +87,36 @@ def test_spans_with_the_space_before_a_word_are_the_words():
     assert not token_distances(spans, np.zeros(5, bool), 4, 8).any()
 
 
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ([None, 0, 0, None, 1, None], 4),  # BERT
+        ([None, 0, 0, None, None, 1, None], 4),  # RoBERTa
+        ([0, 0, None, 1, None, None], 3),  # XLNet
+        ([0, 0, 1], 2),  # GPT-2
+        ([None, 0, None], 3),
+    ],
+)
+def test_a_text_is_read_alone_with_the_special_tokens_that_are_its_own(parts, kept):
+    assert alone(parts).tolist() == [True] * kept + [False] * (len(parts) - kept)
+
+
+def test_masks_of_a_second_reading_are_known_before_it(workspace):
+    """A batch without padding is read without a mask; the second reading is never."""
+    config = config_of("lcf_cdm_two_passes")
+    training = prepare(config, add_folds(load_table(config), config), 0)
+    (batch,) = make_loader(training.train, [[0]], training.tokenizer)
+    length = training.train.lengths[0]
+    batch = batch._replace(
+        inputs={name: value[:, :length] for name, value in batch.inputs.items()},
+        extras={name: value[:, :length] for name, value in batch.extras.items()},
+    )
+    with torch.no_grad():
+        expected = training.model.eval()(**batch.inputs, extras=batch.extras).logits
+        with known_padding(batch):
+            torch.testing.assert_close(training.model(**batch.inputs, extras=batch.extras).logits, expected)
+
+
 def test_neighbours_are_the_sentences_other_aspects_whoever_else_is_read(workspace):
     """Of the table that was seen and of the one that is read; at an end of the sentence the aspect itself."""
     tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
@@ -94,7 +125,7 @@ def test_neighbours_are_the_sentences_other_aspects_whoever_else_is_read(workspa
     table = pd.DataFrame(rows, columns=["id", "text", "aspect", "start"]).assign(polarity=list("abab"))
     task = make_task(config_of("lsa"), table)
     whole, one = (task.encode(part, tokenizer, 64) for part in (table, table.iloc[[2]]))
-    own, left, right = (whole.extras[name] for name in task.extras)
+    own, left, right = (whole.extras[name] for name in ("distance", "left_distance", "right_distance"))
     moon, first, last, alone = (whole.slice(number) for number in range(4))
     assert own[alone].tolist() == left[alone].tolist() == right[alone].tolist()
     assert left[moon].tolist()[:-2] == own[first].tolist()[:-2] == left[first].tolist()[:-2]
@@ -109,7 +140,9 @@ def test_neighbours_are_the_sentences_other_aspects_whoever_else_is_read(workspa
     )
     pairs = [(text, "moon")]
     encoded = tokenizer(*map(list, zip(*pairs, strict=True)), return_offsets_mapping=True)
-    for name, values in task.token_extras(encoded, pairs).items():
+    told = task.token_extras(encoded, pairs)
+    assert set(told) == {"distance", "left_distance", "right_distance"}
+    for name, values in told.items():
         np.testing.assert_array_equal(values[0], whole.extras[name][moon])
 
 
@@ -164,7 +197,7 @@ def test_a_saved_model_finds_the_aspects_again(trained):
     assert artifacts.load_model(folder / "averaged")[0].pooling.local_window == 2
 
 
-@pytest.mark.parametrize("pooling", ["lca", "lsa"])
+@pytest.mark.parametrize("pooling", ["lca", "lsa", "lcf_cdw_two_passes"])
 def test_other_models_are_trained_saved_and_found_again(pooling, workspace):
     config = config_of(pooling, local_window=2)
     table = add_folds(load_table(config), config)

@@ -107,6 +107,9 @@ class TextModel(PreTrainedModel):
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)
         aligned = {name: (extras or {})[name] for name in self.pooling.extras}
+        if mask := self.pooling.second_pass:
+            alone = {**inputs, "attention_mask": aligned[mask].to(inputs["attention_mask"])}
+            aligned[mask] = self.encoder(**alone, return_dict=True).last_hidden_state
         pooled = self.pooling(layers, inputs["attention_mask"], **aligned)
         pooled, auxiliary = pooled if self.pooling.auxiliary else (pooled, None)
         return TextModelOutput(

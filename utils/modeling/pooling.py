@@ -27,6 +27,7 @@ class Pooling(nn.Module):
     name: ClassVar[str] = ""
     extras: ClassVar[tuple[str, ...]] = ()  # token-aligned, further arguments of ``forward`` and ``weights``
     options: ClassVar[tuple[str, ...]] = ()  # the Config fields that it takes as arguments
+    second_pass: ClassVar[str] = ""  # the extra that masks a second reading, whose last states take its place
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
     auxiliary: ClassVar[str] = ""  # the Config field with its share of the loss, if it has one of its own
     per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own

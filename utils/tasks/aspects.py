@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -29,7 +29,7 @@ class Aspects(Multiclass):
     """
 
     name = "aspects"
-    extras = ("distance", "left_distance", "right_distance")
+    extras = ("distance", "left_distance", "right_distance", "alone")
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -122,10 +122,13 @@ class Aspects(Multiclass):
     def encode(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
     ) -> Examples:
-        """Pairs, and with each token its ``token_distances``. Raises InputError where they cannot be told."""
+        """Pairs, and with each token its ``token_distances`` and what else the pooling takes.
+
+        Raises InputError where a tokenizer cannot tell them.
+        """
         examples = super().encode(table, tokenizer, max_length)
         if tokenizer.is_fast:
-            examples.extras = self._distances(table, tokenizer, max_length)
+            examples.extras = self._table_extras(table, tokenizer, max_length)
         elif POOLINGS[self.config.pooling].extras:
             raise InputError(
                 f"pooling={self.config.pooling!r} needs to know where tokens stand, which this encoder's "
@@ -133,41 +136,40 @@ class Aspects(Multiclass):
             )
         return examples
 
-    def _distances(self, table, tokenizer, max_length) -> dict[str, np.ndarray]:
-        """Of each extra, (tokens of all rows,), int32."""
+    def _table_extras(self, table, tokenizer, max_length) -> dict[str, np.ndarray]:
+        """Of each extra, (tokens of all rows,)."""
         texts, pairs = (table[column].tolist() for column in self.config.text_columns)
         longest, cut = max_length or tokenizer.model_max_length, self.config.pair_truncation
-        rows = [(text, (start, start + len(aspect))) for text, aspect, start in self._places(table)]
-        places, distances = self._places_of(rows, self._by_sentence(table)), defaultdict(list)
+        rows = ((text, (start, start + len(aspect))) for text, aspect, start in self._places(table))
+        others, slices = self._by_sentence(table), []
         for encoded in encode_in_slices(texts, tokenizer, longest, pairs, cut, return_offsets_mapping=True):
-            for name, iterator in places.items():
-                distances[name] += distances_of(encoded, list(islice(iterator, 1000)))
-        return {name: np.concatenate(arrays) for name, arrays in distances.items()}
+            slices.append(self._extras_of(encoded, list(islice(rows, 1000)), others))
+        return {name: np.concatenate([a for part in slices for a in part[name]]) for name in slices[0]}
 
-    def _places_of(
-        self, rows: list[tuple[str, Place]], others: dict[str, set[Place]]
-    ) -> dict[str, Iterator[Place]]:
-        """What the distances of each extra are counted from: an aspect, or its neighbours in the sentence.
+    def _extras_of(
+        self, encoded: BatchEncoding, rows: list[tuple[str, Place]], others: dict[str, set[Place]]
+    ) -> dict[str, list[np.ndarray]]:
+        """Of each extra the values of each pair's tokens.
 
         Args:
-            rows: the sentence and the place of each; others: places of aspects by their sentence.
+            rows: the sentence and the place of each aspect; others: places of aspects by their sentence.
         """
-        own = [place for _, place in rows]
-        if "left_distance" not in POOLINGS[self.config.pooling].extras:
-            return {"distance": iter(own)}
-        left, right = [], []
-        for text, place in rows:
-            places = sorted({*others.get(text, ()), *self.seen.get(text, ()), place})
-            number = places.index(place)
-            left.append(places[max(number - 1, 0)])  # itself where it is the first
-            right.append(places[min(number + 1, len(places) - 1)])
-        return dict(zip(self.extras, map(iter, (own, left, right)), strict=True))
+        needed, own = POOLINGS[self.config.pooling].extras, [place for _, place in rows]
+        extras = {"distance": distances_of(encoded, own)}
+        if "left_distance" in needed:
+            pairs = [neighbours(own, {*others.get(text, ()), *self.seen.get(text, ())}) for text, own in rows]
+            left, right = zip(*pairs, strict=True)
+            extras |= {"left_distance": distances_of(encoded, left)}
+            extras |= {"right_distance": distances_of(encoded, right)}
+        if "alone" in needed:
+            extras["alone"] = [alone(encoded.sequence_ids(number)) for number in range(len(rows))]
+        return extras
 
     def token_extras(self, encoded: BatchEncoding, pairs: list[tuple[str, str]]) -> dict[str, list]:
         """Distances in texts whose places nobody has told, such as edited ones: the first place counts."""
         cleaned = [(clean_text(text), clean_text(aspect)) for text, aspect in pairs]
         rows = [(text, first_place(text, aspect)) for text, aspect in cleaned]
-        return {name: distances_of(encoded, list(of)) for name, of in self._places_of(rows, {}).items()}
+        return self._extras_of(encoded, rows, {})
 
 
 def first_place(text: str, aspect: str) -> Place:
@@ -176,7 +178,27 @@ def first_place(text: str, aspect: str) -> Place:
     return (start, start + len(aspect)) if start >= 0 else (-1, -1)
 
 
-def distances_of(encoded: BatchEncoding, places: list[Place]) -> list[np.ndarray]:
+def neighbours(place: Place, others: set[Place]) -> tuple[Place, Place]:
+    """The aspects before and after one in its sentence; itself where it is the first or the last."""
+    places = sorted({*others, place})
+    number = places.index(place)
+    return places[max(number - 1, 0)], places[min(number + 1, len(places) - 1)]
+
+
+def alone(parts: list[int | None]) -> np.ndarray:
+    """The tokens of a pair that its first text would have without the second, (tokens,), bool.
+
+    Of the special tokens between the two that is the first.
+
+    Args:
+        parts: to which text each token belongs, 0 or 1; None: it is a special token.
+    """
+    end = parts.index(1) if 1 in parts else len(parts)
+    last = max((number for number, part in enumerate(parts) if part == 0), default=0)
+    return np.arange(len(parts)) < min(last + 2, end)
+
+
+def distances_of(encoded: BatchEncoding, places: Sequence[Place]) -> list[np.ndarray]:
     """``token_distances`` of each encoded pair, int32, from the place of its aspect."""
     distances = []
     for number, (start, end) in enumerate(places):

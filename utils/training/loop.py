@@ -90,7 +90,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
 
 def forward(training: Training, batch: Batch) -> torch.Tensor:
     """The sums of the loss's statistics over a batch, (n_statistics,)."""
-    with known_padding(batch.inputs["attention_mask"]):
+    with known_padding(batch):
         batch = send_to_device(batch, training.backend.device, non_blocking=True)
         outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
     return training.task.statistics(outputs, batch)
