@@ -199,7 +199,9 @@ def test_a_saved_model_finds_the_aspects_again(trained):
     assert artifacts.load_model(folder / "averaged")[0].pooling.local_window == 2
 
 
-@pytest.mark.parametrize("pooling", ["lca", "lsa", "lcf_cdw_two_passes"])
+@pytest.mark.parametrize(
+    "pooling", [pytest.param("lca", marks=pytest.mark.full), "lsa", "lcf_cdw_two_passes"]
+)
 def test_other_models_are_trained_saved_and_found_again(pooling, workspace):
     config = config_of(pooling, local_window=2)
     table = add_folds(load_table(config), config)

@@ -211,6 +211,13 @@ class Task(Texts):
         """
         return None
 
+    def fit_states(self, states: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray | None:
+        """Predictions for new rows by a linear layer that is fitted to pooled states, (rows, width).
+
+        None where the task has none.
+        """
+        return None
+
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """Predictions for the held-out rows without a transformer, by the baseline's name."""
         return {}
