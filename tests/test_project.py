@@ -37,8 +37,8 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 BUDGETS = {
     "machine": 1210,
     "data": 1540,
-    "modeling": 1110,
-    "tasks": 2600,
+    "modeling": 1130,
+    "tasks": 2700,
     "training": 1355,
     "runs": 1975,
     "reporting": 2285,

@@ -34,7 +34,9 @@ class SpansView(View):
             return {"predicted span": [], "predicted text": ""}
         everywhere = np.ones(len(reading.tokens), dtype=bool)
         _, first, last = best_span(reading.logits, everywhere, self.task.config.max_answer_tokens)
-        text = clean_text(example[self.task.config.text_column])[reading.spans[first][0] : reading.spans[last][1]]
+        text = clean_text(example[self.task.config.text_column])[
+            reading.spans[first][0] : reading.spans[last][1]
+        ]
         span = dtypes.SpanLabel(start=first, end=last + 1, label="answer")
         return {"predicted span": [span], "predicted text": text}
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from utils.config import InputError
 from utils.data.squad import ANSWERS, flatten, is_squad
-from utils.data.table import check_columns, check_rows, clean_text, match_columns
+from utils.data.table import check_columns, check_rows, match_columns
 from utils.tasks.base import Task
 from utils.tasks.numbers import read_numbers
 
