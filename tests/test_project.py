@@ -37,11 +37,11 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 BUDGETS = {
     "machine": 1210,
     "data": 1540,
-    "modeling": 1130,
-    "tasks": 2700,
-    "training": 1355,
-    "runs": 1975,
-    "reporting": 2285,
+    "modeling": 1310,
+    "tasks": 2820,
+    "training": 1370,
+    "runs": 2160,
+    "reporting": 2520,
     "lit": 2150,
     "batch": 1440,
 }

@@ -315,7 +315,8 @@ def test_training_follows_the_planned_rates(schedule, optimizer):
 
 
 @pytest.mark.parametrize(
-    ("start", "every", "steps"), [(0, 2, [2, 4, 6]), (1.0, 2, [4, 6]), (1.5, 1, [5, 6]), (1.2, 0, [6]), (2, 4, [])]
+    ("start", "every", "steps"),
+    [(0, 2, [2, 4, 6]), (1.0, 2, [4, 6]), (1.5, 1, [5, 6]), (1.2, 0, [6]), (2, 4, [])],
 )
 def test_evaluations_begin_at_an_epoch(start, every, steps):
     config = Config.make("tiny", eval_from=start, eval_every=every)

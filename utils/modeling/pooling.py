@@ -16,8 +16,6 @@ States = tuple[torch.Tensor, ...]  # of every layer, the embeddings' output firs
 class Pooling(nn.Module):
     """``forward(states, mask)`` gives (batch, width). A subclass with a ``name`` is registered under it.
 
-    One with an ``auxiliary`` loss gives this, and the loss of each text, (batch,), summed over its terms.
-
     Args:
         width: of the states.
         n_layers: how many states there are: the encoder's layers and the embeddings' output.
@@ -42,11 +40,6 @@ class Pooling(nn.Module):
         self.n_layers = n_layers
         self.dropout = nn.Dropout(dropout)
 
-    @classmethod
-    def settings(cls) -> set[str]:
-        """The Config fields that it has a use for."""
-        return {*cls.options, *filter(None, [cls.auxiliary])}
-
     def initialize(self) -> None:
         """Set the parameters that are not those of a linear layer or a norm."""
 
@@ -60,7 +53,7 @@ class Pooling(nn.Module):
 
     @staticmethod
     def auxiliary_terms(extras: dict[str, torch.Tensor]) -> torch.Tensor:
-        """How many terms the auxiliary loss has in a batch with these extras, a scalar."""
+        """How many terms the auxiliary loss has, a scalar; ``forward`` gives their sums, (batch,), as well."""
         raise NotImplementedError
 
     def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:
@@ -91,28 +84,6 @@ class FirstToken(TokenPooling):
 
     def position(self, mask: torch.Tensor) -> torch.Tensor:
         return first_token(mask)
-
-
-class AttentionPooling(Pooling):
-    """A learnt attention over the last layer's tokens."""
-
-    name = "attention"
-
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
-        super().__init__(width, n_layers, dropout)
-        self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
-
-    def shares(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, 1), in float32."""
-        scores = self.attention(state).masked_fill(~mask.bool().unsqueeze(-1), -1e4)
-        return scores.float().softmax(dim=1)
-
-    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        last = states[-1]
-        return self.dropout((self.shares(last, mask).to(last.dtype) * last).sum(dim=1))
-
-    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        return self._in_last_layer(self.shares(states[-1], mask).squeeze(-1))
 
 
 class LayerPooling(Pooling):

@@ -72,9 +72,10 @@ def check_pooling(task: Task) -> None:
             f"pooling={config.pooling} needs each token's {' and '.join(pooling.extras)}, which "
             f"task={task.name} does not give; set task={' or '.join(takers)}, or choose another pooling."
         )
-    for option in {option for other in POOLINGS.values() for option in other.settings()} - pooling.settings():
+    takes = {name: {*other.options, other.auxiliary} - {""} for name, other in POOLINGS.items()}
+    for option in sorted(set().union(*takes.values()) - takes[config.pooling]):
         if getattr(config, option) != getattr(Config, option):
-            takers = [name for name, other in POOLINGS.items() if option in other.settings()]
+            takers = [name for name, options in takes.items() if option in options]
             raise InputError(
                 f"{option}={getattr(config, option)} does nothing with pooling={config.pooling}; set "
                 f"pooling={' or '.join(takers)}."

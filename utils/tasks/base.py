@@ -19,6 +19,7 @@ from utils.data.tokens import Batch, Examples
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
 from utils.modeling.pooling import POOLINGS
+from utils.tasks.combining import Combining
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
 from utils.tasks.texts import Texts
@@ -27,7 +28,7 @@ from utils.tasks.texts import Texts
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task(Texts):
+class Task(Texts, Combining):
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
     Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
@@ -199,24 +200,6 @@ class Task(Texts):
     def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
         """How much comparable columns differ from row to row, the measure for what rounding may do."""
         return float(np.nanstd(targets)) or 1.0
-
-    def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
-        """One prediction from those of several folds or weights; by default their mean."""
-        return np.mean(predictions, axis=0)
-
-    def stack(self, predictions: np.ndarray, targets: np.ndarray):
-        """A function that combines several models' predictions, (models, rows, columns), as fitted to these.
-
-        None where the task knows no better than their mean.
-        """
-        return None
-
-    def fit_states(self, states: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray | None:
-        """Predictions for new rows by a linear layer that is fitted to pooled states, (rows, width).
-
-        None where the task has none.
-        """
-        return None
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """Predictions for the held-out rows without a transformer, by the baseline's name."""
