@@ -190,6 +190,18 @@ def test_what_is_shown_makes_no_other_training():
         Config.make("tiny", samples=-1)
 
 
+def test_a_setting_that_an_earlier_version_did_not_have_was_its_default():
+    earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
+    del earlier["eval_from"], earlier["labels"]
+    assert Config.make("tiny").differences(earlier) == []
+    assert Config.make("tiny", eval_from=1, labels="a,b").differences(earlier) == ["labels", "eval_from"]
+
+
+def test_an_evaluation_must_lie_within_the_training():
+    with pytest.raises(InputError, match=r"^eval_from=9 is after all 2 epochs; set it lower\.$"):
+        Config.make("tiny", eval_from=9)
+
+
 @given(name=st.sampled_from(sorted(CHOICES)), value=st.text(max_size=8))
 def test_any_unknown_choice_is_an_input_error(name, value):
     if value not in CHOICES[name]:

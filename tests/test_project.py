@@ -37,11 +37,11 @@ WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting"
 BUDGETS = {
     "machine": 1210,
     "data": 1540,
-    "modeling": 1130,
-    "tasks": 2790,
-    "training": 1355,
-    "runs": 2130,
-    "reporting": 2340,
+    "modeling": 1310,
+    "tasks": 2900,
+    "training": 1370,
+    "runs": 2310,
+    "reporting": 2570,
     "lit": 2150,
     "batch": 1440,
 }
