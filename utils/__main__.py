@@ -1,4 +1,4 @@
-"""The command line: ``python -m utils train | predict | lit | environment | report``.
+"""The command line: ``python -m utils train | predict | encoder | lit | environment | report``.
 
 Each command imports what it needs when it runs, so that ``environment`` works even if torch is missing.
 """
@@ -55,6 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_settings(add(train, "train a fold, or resume it from its last saved state"))
     add_predict_options(add(predict, "predict texts with trained weights and write a CSV"))
+    option = add(encoder, "save the encoder of trained weights alone, as a model of Hugging Face's")
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
+    option("new", type=Path, metavar="NEW", help="the folder to write")
     add_lit_options(add(lit, "serve the folds of a trained run in LIT until Ctrl-C is pressed"))
     add(environment, "check what works on this machine and say how to fix the rest")
     option = add(report, "print the scores of a fold and where its results are")
@@ -128,6 +131,14 @@ def predict(options: argparse.Namespace) -> None:
         raise InputError(
             f"{where} cannot be written ({short_reason(error)}); name a file: --output."
         ) from None
+
+
+def encoder(options: argparse.Namespace) -> None:
+    from utils.machine.runtime import display_path
+    from utils.runs.artifacts import save_encoder
+
+    save_encoder(options.folder, options.new)
+    print(f"The encoder is in {display_path(options.new)}; train from it with -p encoder {options.new}.")
 
 
 def lit(options: argparse.Namespace) -> None:

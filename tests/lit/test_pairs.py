@@ -16,7 +16,7 @@ from utils.machine import runtime
 pytestmark = pytest.mark.full
 
 
-@pytest.fixture(scope="module", params=["mean_layers", "lcf_cdw"])
+@pytest.fixture(scope="module", params=["mean_layers", "lcf_cdw", "lsa", "lcf_cdw_two_passes"])
 def run(request, tmp_path_factory):
     """A fold of aspects, with a window and without."""
     workspace = tmp_path_factory.mktemp("workspace")
@@ -75,7 +75,7 @@ def test_extras_are_those_of_training(run, model, rows):
         return
     table = run.table.set_index("id").loc[[row["id"] for row in rows]].reset_index()
     task = type(run.task)(replace(run.config))
-    task.labels = run.task.labels
+    task.see(run.table)
     examples = task.encode(table, model.explainer.tokenizer)
     batch = next(iter(make_loader(examples, [list(range(len(rows)))], model.explainer.tokenizer)))
     given = model.explainer.encode([(row["text"], row["aspect"]) for row in rows]).extras["distance"]

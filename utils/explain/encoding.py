@@ -78,5 +78,5 @@ class Encoder:
         """The tokenizer's output, unpadded, for texts cleaned and cut as in training."""
         pairs = [text if isinstance(text, tuple) else (text,) for text in texts]
         columns = [[clean_text(text) for text in column] for column in zip(*pairs, strict=True)] or [[]]
-        first, second = [*columns, None][:2]
-        return self.task.encode_texts(first, second, self.tokenizer, **options)
+        second = columns[1] if len(columns) > 1 else None
+        return self.task.encode_texts(columns[0], second, self.tokenizer, **options)

@@ -14,7 +14,7 @@ from utils.machine import runtime
 from utils.modeling.model import TextModel
 from utils.reporting.style import GREY
 from utils.training.optim import parameter_groups
-from utils.training.schedules import count_steps, drive, planned_rates
+from utils.training.schedules import count_steps, drive, evaluates_after, planned_rates
 
 
 def rates_of(model: TextModel, config: Config, n_rows: int, scores: Sequence[float] = ()) -> pd.DataFrame:
@@ -32,8 +32,8 @@ def rates_of(model: TextModel, config: Config, n_rows: int, scores: Sequence[flo
     plan.index = pd.Index(plan.index / steps[0], name="epoch")
     shared = {f"{name} (no decay)" for name in plan}
     plan = plan[[name for name in plan if name not in shared]]
-    epochs = (config.eval_every or steps[0]) / steps[0] * np.arange(1, len(scores) + 1)
-    plan.attrs["scores"] = dict(zip(epochs[epochs <= config.epochs].tolist(), scores, strict=False))
+    evaluated = [step for step in range(1, steps[1] + 1) if evaluates_after(step, config, steps[0])]
+    plan.attrs["scores"] = dict(zip((np.array(evaluated) / steps[0]).tolist(), scores, strict=False))
     if config.schedule == "one_cycle" and config.optimizer != "madgrad":
         group = {"name": "any", "lr": config.lr}
         driven = drive([group], config, *steps)
