@@ -64,6 +64,8 @@ def test_a_fold_trains_under_papermill_in_another_directory(tmp_path, parameters
     assert text.count("epoch ") == 2, "one line per epoch"
     assert "it/s" not in text, "no progress bar under papermill"
     assert "step/s" not in text
+    assert "· target" not in text, "samples are in a table, not in papermill's log"
+    assert re.findall(r"step (\d+)</th>", output.read_text(encoding="utf-8")) == ["4", "8"]
 
 
 @pytest.mark.parametrize("suite_root", [None, "/no/such/clone"])
@@ -287,10 +289,10 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     (difference,) = re.findall(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
     assert float(difference) <= 1e-4, "LIT's scores are those of predictions.csv"
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "04.ipynb", 4).cells])
-    assert outputs.count("image/png") == 9
+    assert outputs.count("image/png") == 10
     assert "iframe" not in outputs
     pictures = {path.stem for path in (tmp_path / "output" / "tiny" / "pictures").iterdir()}
-    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+    assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
 @pytest.mark.full
@@ -307,7 +309,7 @@ def test_lit_answers_for_labels(tmp_path, parameters, kind):
     explained = f"expected {KINDS[kind]['target_columns']}" if "ordinal" in kind else "log-odds of “"
     assert explained in text
     pictures = {path.stem for path in (tmp_path / "output" / "tiny-labels" / "pictures").iterdir()}
-    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+    assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
 @pytest.mark.parametrize(
@@ -355,11 +357,23 @@ def test_the_tour_of_aspects_trains_what_it_compares(tmp_path, parameters):
     assert re.search(r"Random folds train on the sentences of \d+% of the held-out aspects", outputs)
 
 
+def test_the_tour_of_questions_judges_its_cut_on_other_folds(tmp_path, parameters):
+    settings = {"preset": "questions", "encoder": "tiny", "epochs": "1", "swa_start": "0.4", "swa_every": "2"}
+    words = [word for option in (settings | {"max_rows": "120"}).items() for word in ("-p", *option)]
+    done = run_papermill(TOURS[2], tmp_path / "09.ipynb", *words, *parameters, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "09.ipynb", 4).cells])
+    assert outputs.count("image/png") == 2
+    assert "sentence with most words in common" in outputs
+    assert "Fitted to the other folds, cuts change F1 by" in outputs
+    assert "The text does not say." in outputs
+
+
 # --- what is committed --------------------------------------------------------------------------------------
 
 
 #: Committed before an idle machine has executed them; `make notebooks` writes their outputs.
-WITHOUT_OUTPUTS = {"08_aspects"}
+WITHOUT_OUTPUTS = {"08_aspects", "09_questions"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

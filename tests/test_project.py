@@ -32,18 +32,31 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 
 #: A wing imports from itself and from the wings before it.
-WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "release", "reporting", "lit", "batch"]
+WINGS = [
+    "machine",
+    "data",
+    "modeling",
+    "tasks",
+    "training",
+    "runs",
+    "release",
+    "explain",
+    "reporting",
+    "lit",
+    "batch",
+]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
     "data": 1610,
-    "modeling": 1190,
-    "tasks": 2710,
-    "training": 1365,
-    "runs": 2015,
+    "modeling": 1370,
+    "tasks": 2945,
+    "training": 1380,
+    "runs": 2350,
     "release": 700,
-    "reporting": 2285,
-    "lit": 2150,
+    "explain": 530,
+    "reporting": 2640,
+    "lit": 2210,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.
