@@ -54,12 +54,9 @@ class Config:
     max_answer_tokens: int = number(30, least=1)  # spans: the longest answer
     no_answer: str = choice("auto", "possible", "never")  # spans: auto: possible where a row has none
     pooling: str = "cls_layers"
-    local_window: int = number(
-        3
-    )  # lcf poolings, lca, lsa: how many tokens on either side of an aspect are near
-    local_loss_share: float = number(
-        0.3, most=0.99
-    )  # lca: share of the loss that tells these tokens from others
+    local_window: int = number(3)  # lcf, lca, lsa: how many tokens on either side of an aspect are near
+    # lca: the share of the loss that tells these tokens from others
+    local_loss_share: float = number(0.3, most=0.99)
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
     head_dropout: float = number(0.5, most=1)
     n_dropouts: int = number(5, least=1)  # samples of the head's dropout, averaged
