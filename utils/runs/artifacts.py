@@ -113,6 +113,25 @@ def save_model(
         seal(new)
 
 
+def save_encoder(folder: Path | str, path: Path | str) -> None:
+    """Write the encoder alone of a folder of weights, with its tokenizer, for ``AutoModel`` or ``encoder``.
+
+    Raises InputError where something lies at ``path`` already, or nothing can be written there.
+    """
+    model, tokenizer = load_model(folder)
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{runtime.display_path(path)} exists already; name a new folder.")
+    try:
+        with atomic_folder(path) as new:
+            model.encoder.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+    except OSError as error:
+        raise InputError(
+            f"{runtime.display_path(path)} cannot be written ({short_reason(error)}); name another folder."
+        ) from None
+
+
 def check_weights(loaded: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], where: str) -> None:
     """Raise InputError, naming the first, if a loaded model's weights are not those that were saved."""
     for name in sorted(set(loaded) | set(saved)):
