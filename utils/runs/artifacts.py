@@ -247,5 +247,5 @@ def read_samples(folder: Path) -> pd.DataFrame:
     path = Path(folder) / SAMPLES
     if (folder / MANIFEST).is_file():
         verify(folder, within=SAMPLES)
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return pd.DataFrame([json.loads(line) for line in lines])
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return pd.DataFrame([json.loads(line) for line in lines if line.endswith(b"\n")])  # one may be cut short
