@@ -61,11 +61,15 @@ def test_plots_draw_what_they_are_given(tiny, tiny_table, folder):
     figure = fold.plot_data(tiny_table, [50, 100, 150], task)
     assert "67% of texts are cut at 64" in figure.axes[1].get_title(loc="left")
     assert "40.7% of tokens" in figure.axes[1].get_title(loc="left")
+    assert figure.axes[1].get_legend_handles_labels()[1] == ["max_length, 64"]
+    assert len(figure.axes[0].patches) == tiny_table["target"].nunique(), "a bar per target, no comb of bins"
     model, _ = build_model(config)
     plan = rates.rates_of(model, config, 48)
     assert plan.index.tolist() == pytest.approx([step / 3 for step in range(6)])
     figure = rates.plot_rates(plan, config)
     assert [line.get_label() for line in figure.axes[0].lines] == ["embeddings", "layer 0", "layer 1", "head"]
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()[0]), "the first rate is 0, which no log axis has"
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(plan.max().min() / 30)
     history = pd.read_csv(folder / "history.csv")
     figure = fold.plot_history(history, task.metric)
     assert [line.get_label() for line in figure.axes[0].lines] == ["raw", "averaged"]

@@ -98,7 +98,8 @@ def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     make_view(task).draw_targets(left, table)
     n_tokens, longest = np.asarray(lengths), task.config.max_length
     right.hist(n_tokens, bins=30, color=BLUE)
-    right.axvline(longest, color=ORANGE, linewidth=2)
+    right.axvline(longest, color=ORANGE, linewidth=2, label=f"max_length, {longest}")
+    right.legend(fontsize=8)
     right.yaxis.get_major_locator().set_params(integer=True)
     lost = np.clip(n_tokens - longest, 0, None).sum() / n_tokens.sum()
     cut = (n_tokens > longest).mean()
