@@ -129,6 +129,15 @@ def test_predictions_that_are_no_number_per_target_are_not_plotted(tiny, monkeyp
     assert not (tmp_path / "predictions.png").exists()
 
 
+def test_the_files_of_a_fold_are_listed_with_their_sizes(tmp_path):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "model.safetensors").write_bytes(b"0" * 3 * 2**20)
+    (tmp_path / "run.json").write_text("{}")
+    _, first, second = fold.files_tree(tmp_path).splitlines()
+    assert first.split() == ["run.json", "0.0", "MiB"], "the folder's own files come first"
+    assert second.split() == ["last/model.safetensors", "3.0", "MiB"]
+
+
 def test_the_source_shown_is_the_code_that_runs():
     from utils.modeling.pooling import LayerPooling, MeanLayers
     from utils.training.loop import add_gradients

@@ -89,6 +89,16 @@ def default_weights(predictions: pd.DataFrame, task: Task) -> str:
     return "averaged" if task.has(predictions, "averaged") else "last"
 
 
+def files_tree(folder: Path) -> str:
+    """The files of a fold by folder, with their sizes in MiB."""
+    lines = [f"{display_path(folder)}/"]
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.parent != folder, path)):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            lines.append(f"  {name:<36}{path.stat().st_size / 2**20:8.1f} MiB")
+    return "\n".join(lines)
+
+
 # --- plots -------------------------------------------------------------------------------------------------
 
 
