@@ -27,7 +27,7 @@ def main() -> None:
     try:
         sys.exit(run_batch(read_command_line()))
     except InputError as error:
-        sys.exit(f"InputError: {error}")
+        sys.exit(f"{type(error).__name__}: {error}")
     except KeyboardInterrupt:  # before anything has started
         sys.exit(130)
 

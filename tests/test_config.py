@@ -177,6 +177,32 @@ def test_a_training_resumes_under_other_locations_but_not_other_settings():
     earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
     assert Config.make("tiny", run="moved", devices=2, output_dir="/elsewhere").differences(earlier) == []
     assert Config.make("tiny", lr=1.0, target_columns="a,b").differences(earlier) == ["target_columns", "lr"]
+    before_it_existed = {name: value for name, value in earlier.items() if name != "stride"}
+    assert Config.make("tiny").differences(before_it_existed) == []
+    assert Config.make("tiny", stride=32).differences(before_it_existed) == ["stride"]
+
+
+def test_what_is_shown_makes_no_other_training():
+    earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
+    assert Config.make("tiny", samples=9, samples_every=5).differences(earlier) == []
+    before_samples = {name: value for name, value in earlier.items() if not name.startswith("samples")}
+    assert Config.make("tiny").differences(before_samples) == []
+    with pytest.raises(InputError, match="samples_every=5 does nothing with samples=0; leave it out, or set"):
+        Config.make("tiny", samples=0, samples_every=5)
+    with pytest.raises(InputError, match="samples=-1 is out of range; it must be 0 or more"):
+        Config.make("tiny", samples=-1)
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_was_its_default():
+    earlier = json.loads(json.dumps(Config.make("tiny").to_dict()))
+    del earlier["eval_from"], earlier["labels"]
+    assert Config.make("tiny").differences(earlier) == []
+    assert Config.make("tiny", eval_from=1, labels="a,b").differences(earlier) == ["labels", "eval_from"]
+
+
+def test_an_evaluation_must_lie_within_the_training():
+    with pytest.raises(InputError, match=r"^eval_from=9 is after all 2 epochs; set it lower\.$"):
+        Config.make("tiny", eval_from=9)
 
 
 @given(name=st.sampled_from(sorted(CHOICES)), value=st.text(max_size=8))

@@ -9,12 +9,17 @@ from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
 
 from utils.__main__ import main
+from utils.config import Config
 from utils.data.sources import read_table
 from utils.machine import distributed, runtime
+from utils.runs.artifacts import load_model
+from utils.training.build import build_model
 
-COMMANDS = ("train", "predict", "lit", "environment", "report")
+COMMANDS = ("train", "predict", "encoder", "lit", "environment", "report")
 
 
 def run(*arguments):
@@ -41,6 +46,25 @@ def texts(fold, tmp_path):
     path = tmp_path / "texts.csv"
     table.loc[held_out, ["excerpt"]].reset_index().to_csv(path, index=False)
     return path
+
+
+def test_an_encoder_alone_is_any_encoder(fold, tmp_path, capsys):
+    new = tmp_path / "mine"
+    assert run("encoder", fold / "last", new) is None
+    assert "The encoder is in" in capsys.readouterr().out
+    trained, _ = load_model(fold / "last")
+    for loaded in (
+        AutoModel.from_pretrained(new),
+        build_model(Config.make("tiny", encoder=str(new)))[0].encoder,
+    ):
+        for name, weight in trained.encoder.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], weight), name
+    AutoTokenizer.from_pretrained(new)
+    assert "mine exists already; name a new folder." in run("encoder", fold / "last", new)
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in run("encoder", fold / "last", tmp_path / "file" / "in it")
+    assert "holds no model" in run("encoder", tmp_path, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

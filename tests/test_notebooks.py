@@ -64,6 +64,8 @@ def test_a_fold_trains_under_papermill_in_another_directory(tmp_path, parameters
     assert text.count("epoch ") == 2, "one line per epoch"
     assert "it/s" not in text, "no progress bar under papermill"
     assert "step/s" not in text
+    assert "· target" not in text, "samples are in a table, not in papermill's log"
+    assert re.findall(r"step (\d+)</th>", output.read_text(encoding="utf-8")) == ["4", "8"]
 
 
 @pytest.mark.parametrize("suite_root", [None, "/no/such/clone"])
@@ -287,10 +289,10 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     (difference,) = re.findall(r"largest difference: ([\d.]+)", streams(tmp_path / "04.ipynb"))
     assert float(difference) <= 1e-4, "LIT's scores are those of predictions.csv"
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "04.ipynb", 4).cells])
-    assert outputs.count("image/png") == 9
+    assert outputs.count("image/png") == 10
     assert "iframe" not in outputs
     pictures = {path.stem for path in (tmp_path / "output" / "tiny" / "pictures").iterdir()}
-    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+    assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
 @pytest.mark.full
@@ -307,7 +309,7 @@ def test_lit_answers_for_labels(tmp_path, parameters, kind):
     explained = f"expected {KINDS[kind]['target_columns']}" if "ordinal" in kind else "log-odds of “"
     assert explained in text
     pictures = {path.stem for path in (tmp_path / "output" / "tiny-labels" / "pictures").iterdir()}
-    assert pictures == {"words", "attention", "heads", "rollout", "maps", "effects", "easy-hard"}
+    assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
 
 
 @pytest.mark.parametrize(

@@ -32,17 +32,18 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 
 #: A wing imports from itself and from the wings before it.
-WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "reporting", "lit", "batch"]
+WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "explain", "reporting", "lit", "batch"]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
     "data": 1540,
-    "modeling": 1130,
-    "tasks": 2700,
-    "training": 1355,
-    "runs": 1975,
-    "reporting": 2285,
-    "lit": 2150,
+    "modeling": 1310,
+    "tasks": 2900,
+    "training": 1370,
+    "runs": 2310,
+    "explain": 530,
+    "reporting": 2640,
+    "lit": 2210,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

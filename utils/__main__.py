@@ -1,4 +1,4 @@
-"""The command line: ``python -m utils train | predict | lit | environment | report``.
+"""The command line: ``python -m utils train | predict | encoder | lit | environment | report``.
 
 Each command imports what it needs when it runs, so that ``environment`` works even if torch is missing.
 """
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(options.command(options))
     except InputError as error:
-        sys.exit(f"InputError: {error}")
+        sys.exit(f"{type(error).__name__}: {error}")
     except BrokenPipeError:  # whoever read the output has seen enough, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -55,6 +55,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     add_settings(add(train, "train a fold, or resume it from its last saved state"))
     add_predict_options(add(predict, "predict texts with trained weights and write a CSV"))
+    option = add(encoder, "save the encoder of trained weights alone, as a model of Hugging Face's")
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
+    option("new", type=Path, metavar="NEW", help="the folder to write")
     add_lit_options(add(lit, "serve the folds of a trained run in LIT until Ctrl-C is pressed"))
     add(environment, "check what works on this machine and say how to fix the rest")
     option = add(report, "print the scores of a fold and where its results are")
@@ -130,6 +133,14 @@ def predict(options: argparse.Namespace) -> None:
         ) from None
 
 
+def encoder(options: argparse.Namespace) -> None:
+    from utils.machine.runtime import display_path
+    from utils.runs.artifacts import save_encoder
+
+    save_encoder(options.folder, options.new)
+    print(f"The encoder is in {display_path(options.new)}; train from it with -p encoder {options.new}.")
+
+
 def lit(options: argparse.Namespace) -> None:
     from utils.lit import run as lit
     from utils.runs.run import open_run
@@ -140,9 +151,9 @@ def lit(options: argparse.Namespace) -> None:
             name: getattr(options, name) for name in ("weights", "texts", "port", "host", "allow", "target")
         }
         server = lit.start(open_run(config), **chosen)
-        print(f"LIT is at {server.url} (Ctrl-C stops it)", flush=True)
+        print(f"LIT is at {server.page} (Ctrl-C stops it)", flush=True)
         if sys.stdout.isatty():
-            webbrowser.open(server.url)
+            webbrowser.open(server.page)
         while server.running:
             time.sleep(0.2)
     except KeyboardInterrupt:

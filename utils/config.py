@@ -54,7 +54,12 @@ class Config:
     max_answer_tokens: int = number(30, least=1)  # spans: the longest answer
     no_answer: str = choice("auto", "possible", "never")  # spans: auto: possible where a row has none
     pooling: str = "cls_layers"
-    local_window: int = number(3)  # lcf poolings: how many tokens on either side of an aspect are near
+    local_window: int = number(
+        3
+    )  # lcf poolings, lca, lsa: how many tokens on either side of an aspect are near
+    local_loss_share: float = number(
+        0.3, most=0.99
+    )  # lca: share of the loss that tells these tokens from others
     layer_dropout: float = number(0.0, most=1)  # on the pooled state of each layer
     head_dropout: float = number(0.5, most=1)
     n_dropouts: int = number(5, least=1)  # samples of the head's dropout, averaged
@@ -105,8 +110,11 @@ class Config:
     # evaluation and running
     metric: str = ""  # the score that decides which weights are best; empty: the task's first
     eval_every: int = number(0)  # steps between evaluations; 0: once per epoch
+    eval_from: float = number(0.0)  # epochs before the first of these; one always follows the last step
     patience: int = number(0)  # evaluations without a better score before training stops; 0: never
     patience_on: str = choice("raw", "averaged")  # whose score; averaged: counted from the first average on
+    samples: int = number(4)  # held-out rows whose predictions are shown at each evaluation; 0: none
+    samples_every: int = number(0)  # steps between showing them at other times, too; 0: at evaluations only
     devices: int = number(1)  # GPUs that share each batch, 0: all; or processes that share it on a CPU
     num_workers: int = number(0)  # loader processes; texts are tokenized in advance, so 0 is fast
     save_every: int = number(0)  # steps between checkpoints, besides one at every evaluation; 0: off
@@ -126,10 +134,17 @@ class Config:
             raise InputError(
                 f"run={self.run!r} cannot name a folder; leave out slashes, output_dir sets its location."
             )
+        if self.samples_every and not self.samples:
+            what = f"samples_every={self.samples_every}"
+            raise InputError(f"{what} does nothing with samples=0; leave it out, or set samples.")
         if self.averaging != "none" and self.swa_start >= self.epochs:
             raise InputError(
                 f"swa_start={self.swa_start:g} leaves nothing to average in {self.epochs:g} epochs; "
                 'set it lower, or averaging="none".'
+            )
+        if self.eval_from > self.epochs:
+            raise InputError(
+                f"eval_from={self.eval_from:g} is after all {self.epochs:g} epochs; set it lower."
             )
 
     def _check_columns(self) -> None:
@@ -200,19 +215,24 @@ class Config:
         return cls.make(overrides.pop("preset", "demo"), **overrides)
 
     def differences(self, other: Mapping) -> list[str]:
-        """Settings that make ``other`` (an earlier ``to_dict``, read from JSON) a different training."""
-        settings = json.loads(json.dumps(self.to_dict()))  # JSON has lists, no tuples
-        return [name for name in settings if name not in MAY_CHANGE and settings[name] != other.get(name)]
+        """Settings that make ``other`` (an earlier ``to_dict``, read from JSON) a different training.
+
+        One of an older version lacks the fields that came later: it was trained with what are their defaults.
+        """
+        settings, usual = (json.loads(json.dumps(config.to_dict())) for config in (self, Config()))
+        earlier = usual | dict(other)  # JSON has lists, no tuples
+        return [name for name in settings if name not in MAY_CHANGE and settings[name] != earlier[name]]
 
     def to_dict(self) -> dict:
         return dataclasses.asdict(self)
 
 
-#: Fields that a resumed training may change: they say where, how often and for how long. (The fingerprint
-#: tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
+#: Fields that a resumed training may change: they say where, how often, for how long, and what is shown. (The
+#: fingerprint tells whether the rows that ``data`` names, and the folds that copies decide, are the same.)
 _DATA = {"data", "exact_copies", "near_copies"}
 _EXECUTION = {"devices", "num_workers", "save_every", "save_minutes", "time_limit_hours", "retrain"}
-MAY_CHANGE = _DATA | _EXECUTION | {"preset", "run", "output_dir", "resume_from", "compile"}
+_SHOWN = {"samples", "samples_every"}
+MAY_CHANGE = _DATA | _EXECUTION | _SHOWN | {"preset", "run", "output_dir", "resume_from", "compile"}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -13,6 +13,10 @@ class InputError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class StoppedError(InputError):
+    """A training was interrupted, and saved its state; the message says how to go on."""
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error message: the valid name closest to ``name``, or all, in printable characters."""
     valid = sorted(" ".join(re.sub(r"[\0-\x1f\x7f-\x9f]", " ", str(option)).split()) for option in valid)

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from benchmarks.common import find_minilm
 from utils import predict
 from utils.config import Config
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.runs import artifacts
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table, make_task

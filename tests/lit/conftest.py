@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.config import Config
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.run import start, stop
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run

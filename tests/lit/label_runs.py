@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from utils.config import Config
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.machine import runtime
 from utils.modeling.ordinal import CutsLoss
 from utils.runs import artifacts

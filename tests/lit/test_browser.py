@@ -19,6 +19,8 @@ from tests.lit.label_runs import random_run
 from utils.lit.guard import Guard
 from utils.lit.run import start
 
+#: A notebook's frame, and the windows of laptops and desktops, in pixels.
+WIDTHS = [1000, *(pytest.param(width, marks=pytest.mark.full) for width in (1280, 1440, 1920))]
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -33,12 +35,12 @@ def page():
     options["args"] = ["--no-sandbox", "--host-resolver-rules=MAP evil.example 127.0.0.1"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(**options)
-        # In a narrower window, a bare machine's fallback fonts hide the editor's buttons.
-        page = browser.new_page(viewport={"width": 2200, "height": 1400})
+        page = browser.new_page(viewport={"width": 1000, "height": 900})
         page.set_default_timeout(60_000)
-        page.messages = []
+        page.messages, page.addresses = [], []
         page.on("console", lambda message: page.messages.append(message.text))
         page.on("pageerror", lambda error: page.messages.append(str(error)))
+        page.on("request", lambda request: page.addresses.append(request.url))
         yield page
         browser.close()
 
@@ -47,9 +49,12 @@ def violations(page):
     return [message for message in page.messages if "Content Security Policy" in message]
 
 
+def messages(page):
+    """What the browser's console shows, without the graphics driver's hints on speed."""
+    return [message for message in page.messages if "GL Driver Message" not in message]
+
+
 def open_lit(page, lit, parameters):
-    """LIT's page, without the internet's fonts."""
-    page.route("**/*", lambda route: route.continue_() if lit.url in route.request.url else route.abort())
     page.goto(f"{lit.url}?{parameters}")
     page.wait_for_selector("lit-data-table tbody tr")
 
@@ -82,24 +87,53 @@ def wait_for_score(module, expected):
     raise AssertionError(f"the page shows {shown}, not {expected:.3f}")
 
 
-def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, explainer):
+def open_tab(page, name):
+    page.locator("lit-modules .tab").get_by_text(name, exact=True).click()
+
+
+def is_within(page, element):
+    """Whether a person can see all of an element."""
+    box, size = element.bounding_box(), page.viewport_size
+    return box and box["x"] >= 0 and box["x"] + box["width"] <= size["width"]
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, explainer, capfd, width):
+    """The tour. Nothing is asked of the internet, and neither the page nor the server complains."""
     from playwright.sync_api import expect
 
+    page.set_viewport_size({"width": width, "height": 900})
+    capfd.readouterr()
     open_lit(page, lit, "models=fold+0+·+averaged,fold+1+·+averaged")
+    if is_narrow := width < 1300:
+        open_tab(page, "Map")
     canvas = page.locator("embeddings-module canvas").first
-    table_rows = page.locator("lit-data-table tbody tr")
     nothing_chosen = wait_until_drawn(canvas)
-    table_rows.nth(1).click()
-    other = wait_until_drawn(canvas, unlike=nothing_chosen)
+    if is_narrow:
+        open_tab(page, "Texts")
+    table_rows = page.locator("lit-data-table tbody tr")
     table_rows.first.click()
-    wait_until_drawn(canvas, unlike=other)  # the chosen text's point shows on the map
+    if is_narrow:
+        open_tab(page, "Map")
+    wait_until_drawn(canvas, unlike=nothing_chosen)  # the chosen text's point shows on the map
+    if is_narrow:
+        open_tab(page, "Texts")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for name in ("Copy Link", "Clear selection", "Add and compare"):
+        assert is_within(page, page.locator("button:visible").filter(has_text=name)), name
+    icons = page.locator("lit-widget .icon-button:visible")
+    assert icons.count() > 4
+    assert max(icon.bounding_box()["width"] for icon in icons.all()) < 40, "a word in place of an icon"
     scores = page.locator("regression-module:visible")
     scores.nth(1).locator("lit-data-table tbody tr").first.wait_for()
     assert scores.count() == 2, "a module for each model"
     editor = page.locator("datapoint-editor-module textarea").first
     text = text_of(rows[0])
     expect(editor).to_have_value(text, timeout=60_000)
-    wait_for_score(scores.first, explainer.scores([text])[0, 0])
+    expected = explainer.scores([text])[0, 0]
+    wait_for_score(scores.first, expected)
+    shown = table_rows.first.inner_text().split()
+    assert f"{expected:.3f}" in shown, "the table has predictions"
 
     # Edited and predicted again.
     editor.fill("")
@@ -108,17 +142,45 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
     wait_for_score(scores.first, explainer.scores(["A cat sat on a mat. It was a fat cat."])[0, 0])
 
     # Words in colour.
-    page.get_by_text("Explanations", exact=True).first.click()
+    open_tab(page, "Explanations")
     chips = page.locator("salience-map-module .text-token, salience-map-module .salient-token")
     chips.first.wait_for()
     colours = chips.evaluate_all("chips => chips.map(chip => getComputedStyle(chip).backgroundColor)")
     assert len(set(colours)) > 5
 
-    # The other questions: each tab draws something, and nothing on the page is against its policy.
-    for tab in ("Predictions", "Salience Clustering", "Metrics", "Counterfactuals", "TCAV"):
-        page.get_by_text(tab, exact=True).first.click()
+    # The other questions: each tab draws something.
+    for tab in ("Predictions", "Scalars", "Salience Clustering", "Metrics", "Counterfactuals", "TCAV"):
+        open_tab(page, tab)
         page.wait_for_timeout(500)
-    assert not violations(page)
+    assert messages(page) == []
+    assert all(address.startswith((lit.url, "data:", "blob:")) for address in page.addresses)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_attention_by_hand(page, lit, explainer):
+    """From LIT's page: another text, a layer, a head; the heads by what masking them does; back to LIT."""
+    from playwright.sync_api import expect
+
+    open_lit(page, lit, "")
+    page.get_by_text("Attention", exact=True).click()
+    page.locator("#text").fill("<b>Rain</b> fell on the harbour.")
+    page.get_by_text("Read", exact=True).click()
+    tokens, attention = explainer.attentions("<b>Rain</b> fell on the harbour.")
+    expect(page.locator("#rollout .token")).to_have_text(tokens[1:-1], timeout=60_000)
+    page.locator("#layer").select_option("1")
+    page.locator("#head").select_option("0")
+    canvas = page.locator("#matrix")
+    wait_until_drawn(canvas)
+    label, side = canvas.evaluate("canvas => [canvas.labels, canvas.side]")
+    canvas.hover(position={"x": label + 2.5 * side, "y": label + 1.5 * side})
+    expect(page.locator("#under")).to_have_text(f"{tokens[1]} → {tokens[2]}: {attention[1, 0, 1, 2]:.3f}")
+    page.get_by_text("Mask each head in turn").click()
+    expect(page.locator("#heads td")).to_have_count(attention.shape[0] * attention.shape[1], timeout=60_000)
+    expect(page.locator("#heads td.chosen")).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1000
+    page.get_by_text("back to LIT").click()
+    page.wait_for_selector("lit-data-table tbody tr")
+    assert messages(page) == []
 
 
 @pytest.mark.full
@@ -137,7 +199,7 @@ def test_labels_on_the_page(page, tmp_path, alone):
     for number, share in enumerate(answer["predicted suitable"]):
         expect(results.nth(number)).to_contain_text(f"{share:.3f}", timeout=60_000)
 
-    page.get_by_text("Explanations", exact=True).first.click()
+    open_tab(page, "Explanations")
     chips = page.locator("salience-map-module [id='grad ⋅ input'] .salient-token")
     chips.first.wait_for()
     choice, colours = page.locator("salience-map-module select").nth(1), []
@@ -148,17 +210,17 @@ def test_labels_on_the_page(page, tmp_path, alone):
     assert len(colours[0]) == len(colours[1]) > 10
     assert colours[0] != colours[1]
 
-    page.get_by_text("Metrics", exact=True).first.click()
+    open_tab(page, "Metrics")
     accuracy = page.locator("metrics-module lit-data-table tbody tr").filter(has_text="dataset")
     expect(accuracy).to_contain_text("predicted suitable", timeout=60_000)
     before = accuracy.inner_text().split()[-6:]
-    page.get_by_text("Classes", exact=True).first.click()
+    open_tab(page, "Classes")
     expect(page.locator("confusion-matrix").first).to_contain_text("Dataset (14)")
     page.locator("datapoint-editor-module textarea").first.fill("A cat sat on a mat.")
     page.locator("datapoint-editor-module").get_by_text("Add", exact=True).click()
     expect(page.locator("confusion-matrix").first).to_contain_text("Dataset (15)", timeout=60_000)
     page.goto(page.url)
-    page.get_by_text("Metrics", exact=True).first.click()
+    open_tab(page, "Metrics")
     expect(accuracy).to_contain_text("15", timeout=60_000)
     assert accuracy.inner_text().split()[-6:] == before
     assert not [message for message in page.messages if "500" in message or "Uncaught" in message]

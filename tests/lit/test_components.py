@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from tests.lit.conftest import HELD_OUT, MODEL, SCORE, predict, text_of
+from utils.lit.wrappers import FoldModel
 
 
 def test_metrics_of_all_and_of_a_slice(lit, rows, predicted):
@@ -87,7 +88,7 @@ def test_lime_finds_what_leaving_words_out_does(lit, rows, explainer):
     assert stats.spearmanr(values, effect)[0] > 0.4
 
 
-def test_counterfactuals_are_new_texts_with_their_own_scores(lit, rows, predicted, explainer):
+def test_counterfactuals_are_new_texts_with_their_own_scores(lit, rows, predicted, explainer, trained):
     middle = int(np.argsort(predicted)[len(rows) // 2])
     row, threshold = rows[middle], predicted[middle] + 0.05
     words = text_of(row).split()
@@ -114,10 +115,23 @@ def test_counterfactuals_are_new_texts_with_their_own_scores(lit, rows, predicte
                 assert len(now) == len(words)
                 assert "##" not in text_of(new)
                 assert text_of(new) != text_of(row)
+                known = " ".join(trained.table["excerpt"]).lower()
+                assert all(word.lower().strip(".,;:") in known for word in now), "a word that no text has"
             if generator == "Word Replacer":
                 assert "zebra" in text_of(new)
             if generator == "Scrambler":
                 assert sorted(now) == sorted(words)
+
+
+def test_an_ablation_that_finds_nothing_is_soon_done(lit, rows, predicted, monkeypatch):
+    """LIT would score 600 combinations of words, one by one."""
+    asked, scores = [], FoldModel.scores
+    monkeypatch.setattr(FoldModel, "scores", lambda model, texts: asked.append(texts) or scores(model, texts))
+    settings = {"Fields to ablate": ["excerpt"], "Prediction key": SCORE}
+    for threshold in (predicted.max() + 100, predicted.min() - 100):
+        settings["Regression threshold"] = f"{threshold:.3f}"
+        assert lit.generate("Ablation Flip", MODEL, HELD_OUT, rows[:1], **settings) == [[]]
+    assert len(asked) < 10
 
 
 def test_tcav_knows_that_high_scores_come_from_what_high_texts_share(lit, rows, predicted):

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from tests.lit.conftest import HELD_OUT, MODEL, predict, text_of
 from tests.lit.label_runs import KINDS, MORE, random_run
 from utils.config import InputError
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.questions import HeldOut
 from utils.lit.run import output_number, start
 from utils.lit.spec import make_view

@@ -58,4 +58,4 @@ def test_every_mend_of_the_page_finds_its_place():
     bundle = (Path(lit_nlp.__file__).parent / "client" / "build" / "default" / "main.js").read_bytes()
     for old, new in PATCHES:
         assert bundle.count(old) == 1, old
-        assert patched(bundle).count(new) == 1
+        assert patched(bundle).count(new) == 1 or not new

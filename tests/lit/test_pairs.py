@@ -7,7 +7,7 @@ import pytest
 
 from utils import Config, add_folds, fit_fold, load_table, open_run
 from utils.data.tokens import make_loader
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.new_texts import NewTexts
 from utils.lit.spec import make_view
 from utils.lit.wrappers import FoldModel, TextDataset
@@ -16,7 +16,7 @@ from utils.machine import runtime
 pytestmark = pytest.mark.full
 
 
-@pytest.fixture(scope="module", params=["mean_layers", "lcf_cdw"])
+@pytest.fixture(scope="module", params=["mean_layers", "lcf_cdw", "lsa", "lcf_cdw_two_passes"])
 def run(request, tmp_path_factory):
     """A fold of aspects, with a window and without."""
     workspace = tmp_path_factory.mktemp("workspace")
@@ -75,7 +75,7 @@ def test_extras_are_those_of_training(run, model, rows):
         return
     table = run.table.set_index("id").loc[[row["id"] for row in rows]].reset_index()
     task = type(run.task)(replace(run.config))
-    task.labels = run.task.labels
+    task.see(run.table)
     examples = task.encode(table, model.explainer.tokenizer)
     batch = next(iter(make_loader(examples, [list(range(len(rows)))], model.explainer.tokenizer)))
     given = model.explainer.encode([(row["text"], row["aspect"]) for row in rows]).extras["distance"]

@@ -19,7 +19,7 @@ import requests
 from tests.lit.conftest import HELD_OUT, MODEL, SCORE, predict, text_of
 from utils.__main__ import main
 from utils.config import Config, InputError
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.run import start
 from utils.lit.server import Lit
 from utils.machine import runtime

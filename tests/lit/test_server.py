@@ -1,5 +1,7 @@
 """LIT's server: which requests it answers, and how a notebook shows it."""
 
+import re
+
 import pytest
 import requests
 
@@ -52,6 +54,24 @@ def test_nothing_can_be_written_or_loaded_from_the_page(lit, rows, tmp_path):
     assert "Path not safe" in requests.get(lit.url + "static/..%2f..%2f..%2f..%2fapp.py", timeout=30).text
 
 
+def test_fonts_and_icons_come_from_this_server(lit):
+    page = requests.get(lit.url, timeout=30)
+    assert "googleapis" not in page.text + page.headers["Content-Security-Policy"]
+    assert "gstatic" not in page.headers["Content-Security-Policy"]
+    (sheet,) = re.findall(r'href="(fonts/[^"]+)"', page.text)
+    styles = requests.get(lit.url + sheet, timeout=30)
+    assert styles.headers["Content-Type"].startswith("text/css")
+    files = set(re.findall(r'url\("([^"]+)"\)', styles.text))
+    assert len(files) == 5
+    for file in files:
+        font = requests.get(f"{lit.url}fonts/{file}", timeout=30)
+        assert font.headers["Content-Type"] == "font/woff2"
+        assert font.content[:4] == b"wOF2"
+    for path in ("fonts/README.md", "fonts/..%2fguard.py"):
+        assert b"wOF2" not in requests.get(lit.url + path, timeout=30).content
+        assert "Guard" not in requests.get(lit.url + path, timeout=30).text
+
+
 def test_the_page_in_a_notebook_holds_no_address_that_could_leak(lit, monkeypatch):
     monkeypatch.setattr(runtime, "progress_wanted", lambda: False)
     assert "No browser is attached" in lit.show().data
@@ -61,3 +81,4 @@ def test_the_page_in_a_notebook_holds_no_address_that_could_leak(lit, monkeypatc
     assert f"const port = {lit.port}" in shown
     assert "https://" not in shown
     assert 'height="700"' in shown
+    assert re.search(r'<a id="lit-\d+-\d+-tab" target="_blank"', shown), "a link to a tab of its own"

@@ -7,7 +7,7 @@ from lit_nlp.lib import validation
 from tests.tasks.questions import make_questions
 from utils import predict
 from utils.config import Config
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.questions import HeldOut
 from utils.lit.run import dataset_name, model_name, start, stop
 from utils.lit.spec import make_view

@@ -8,7 +8,7 @@ from lit_nlp.api import types
 from lit_nlp.lib import validation
 
 from tests.lit.conftest import HELD_OUT, MODEL, SCORE, predict, text_of
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.lit.run import start
 from utils.lit.spec import RegressionView, View, make_view
 from utils.lit.wrappers import FoldModel, TextDataset

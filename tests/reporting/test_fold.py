@@ -8,7 +8,7 @@ import pytest
 from tests.conftest import CHOICES
 from utils.config import Config
 from utils.reporting import fold, rates, style
-from utils.runs.artifacts import read_predictions, read_result
+from utils.runs.artifacts import load_model, read_predictions, read_result
 from utils.runs.fold import fit_fold
 from utils.tasks import make_task
 from utils.tasks.metrics import Metric
@@ -163,3 +163,8 @@ def test_the_summary_names_every_result(folder, workspace, capsys):
     assert "chosen on this fold" in text
     assert "baseline: mean" in text
     assert "fp32 on CPU" in text
+    model, _ = load_model(folder / "last")
+    parts = {name: sum(w.numel() for w in getattr(model, name).parameters()) for name in ("encoder", "head")}
+    total = f"{sum(weight.numel() for weight in model.parameters()):,}"
+    assert f"{total} parameters (encoder {parts['encoder']:,}, head {parts['head']:,}, pooling " in text
+    assert f"{total} of them trained" in text

@@ -75,7 +75,7 @@ def contents(folder):
     """A fold's results without timings. Weights and predictions are bytes, to be compared bit by bit."""
     results = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix == ".safetensors" or path.name == "predictions.csv":
+        if path.suffix == ".safetensors" or path.name in ("predictions.csv", "samples.jsonl"):
             results[str(path.relative_to(folder))] = path.read_bytes()
     timings = ["seconds", "samples_per_second"]
     results["history"] = pd.read_csv(folder / "history.csv").drop(columns=timings)

@@ -15,8 +15,9 @@ from utils.runs import artifacts
 from utils.runs.artifacts import load_model
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table, make_task
+from utils.training.schedules import planned_rates
 
-FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "manifest.json"}
+FILES = {"run.json", "history.csv", "result.json", "predictions.csv", "samples.jsonl", "manifest.json"}
 FOLDERS = {"last", "best", "averaged", "snapshots"}
 
 
@@ -71,6 +72,18 @@ def test_how_often_it_evaluates_does_not_change_the_training(tiny, tiny_table):
     assert len(pd.read_csv(seldom / "history.csv")) == 2
     a, b = (pd.read_csv(folder / "predictions.csv") for folder in (seldom, often))
     pd.testing.assert_frame_equal(a[["last", "averaged"]], b[["last", "averaged"]])
+
+
+def test_a_plateau_counts_no_score_before_the_first_evaluation(tiny, tiny_table):
+    options = {"schedule": "plateau", "lr_patience": 1, "lr": 5e-3, "warmup_ratio": 0.0, "averaging": "none"}
+    config = tiny(epochs=4, eval_every=2, eval_from=2, **options)
+    history = pd.read_csv(fit_fold(config, tiny_table) / "history.csv")
+    assert history["step"].tolist() == [6, 8, 10, 12]
+    shares = after_each(history["rmse"], make_task(config).metric, config.lr_factor)
+    assert history["lr head"].tolist() == pytest.approx([share * config.lr for share in shares])
+    group = {"name": "head", "lr": config.lr, "params": []}
+    planned = planned_rates([group], config, 3, 12, history["rmse"].tolist())
+    assert planned[-1]["head"] == pytest.approx(history["lr head"].iloc[-2])
 
 
 def test_a_plateau_lowers_the_rates_by_the_scores_of_the_history(tiny, tiny_table):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.runs.helpers import OPTIONS, Stop, assert_same, call_at, held_out_rows, scores_of, stop_after
 from utils.config import InputError
+from utils.errors import StoppedError
 from utils.runs import artifacts, fold, progress, stopping
 from utils.runs.fold import fit_fold
 
@@ -35,7 +36,7 @@ def test_a_signal_saves_and_stops_and_the_next_run_resumes(number, whole, tiny, 
     restore = call_at(9, lambda: os.kill(os.getpid(), number), monkeypatch)
     config = tiny(run="signalled", **OPTIONS)
     with pytest.raises(
-        InputError, match=f"stopped by {number.name} after step 9; the state is saved, run again"
+        StoppedError, match=f"stopped by {number.name} after step 9; the state is saved, run again"
     ):
         fit_fold(config, tiny_table)
     assert [*map(signal.getsignal, SIGNALS)] == handlers

@@ -5,19 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from tests import hostile
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data.aspects import locate
+from utils.data.tokens import make_loader
 from utils.machine import runtime
 from utils.machine.encoders import encoder_source
 from utils.reporting import aspects as report
 from utils.reporting.fold import worst_predictions
 from utils.runs import artifacts, submission
 from utils.tasks import make_task
-from utils.tasks.aspects import token_distances
+from utils.tasks.aspects import alone, token_distances
+from utils.training.loop import add_gradients
+from utils.training.masks import known_padding
+from utils.training.setup import prepare
 
 SMALL = {"encoder": "tiny", "precision": "fp32", "lr": 1e-3, "head_lr_factor": 1.0, "max_rows": 120}
 SMALL |= {"epochs": 1, "swa_start": 0.4, "swa_every": 1, "n_dropouts": 1}
@@ -82,6 +87,67 @@ def test_spans_with_the_space_before_a_word_are_the_words():
     assert not token_distances(spans, np.zeros(5, bool), 4, 8).any()
 
 
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ([None, 0, 0, None, 1, None], 4),  # BERT
+        ([None, 0, 0, None, None, 1, None], 4),  # RoBERTa
+        ([0, 0, None, 1, None, None], 3),  # XLNet
+        ([0, 0, 1], 2),  # GPT-2
+        ([None, 0, None], 3),
+    ],
+)
+def test_a_text_is_read_alone_with_the_special_tokens_that_are_its_own(parts, kept):
+    assert alone(parts).tolist() == [True] * kept + [False] * (len(parts) - kept)
+
+
+def test_masks_of_a_second_reading_are_known_before_it(workspace):
+    """A batch without padding is read without a mask; the second reading is never."""
+    config = config_of("lcf_cdm_two_passes")
+    training = prepare(config, add_folds(load_table(config), config), 0)
+    (batch,) = make_loader(training.train, [[0]], training.tokenizer)
+    for weight in training.model.parameters():  # so large that all that is read shows
+        torch.nn.init.normal_(weight, std=0.3)
+    length = training.train.lengths[0]
+    batch = batch._replace(
+        inputs={name: value[:, :length] for name, value in batch.inputs.items()},
+        extras={name: value[:, :length] for name, value in batch.extras.items()},
+    )
+    with torch.no_grad():
+        expected = training.model.eval()(**batch.inputs, extras=batch.extras).logits
+        with known_padding(batch):
+            torch.testing.assert_close(training.model(**batch.inputs, extras=batch.extras).logits, expected)
+
+
+def test_neighbours_are_the_sentences_other_aspects_whoever_else_is_read(workspace):
+    """Of the table that was seen and of the one that is read; at an end of the sentence the aspect itself."""
+    tokenizer = AutoTokenizer.from_pretrained(encoder_source("tiny"))
+    text = "the sea and the old moon and a sea"
+    rows = [("1", text, "moon", 20), ("2", text, "sea", 4), ("3", text, "sea", 31), ("4", "a sea", "sea", 2)]
+    table = pd.DataFrame(rows, columns=["id", "text", "aspect", "start"]).assign(polarity=list("abab"))
+    task = make_task(config_of("lsa"), table)
+    whole, one = (task.encode(part, tokenizer, 64) for part in (table, table.iloc[[2]]))
+    own, left, right = (whole.extras[name] for name in ("distance", "left_distance", "right_distance"))
+    moon, first, last, alone = (whole.slice(number) for number in range(4))
+    assert own[alone].tolist() == left[alone].tolist() == right[alone].tolist()
+    assert left[moon].tolist()[:-2] == own[first].tolist()[:-2] == left[first].tolist()[:-2]
+    assert right[moon].tolist()[:-2] == own[last].tolist()[:-2] == right[last].tolist()[:-2]
+    assert left[last].tolist()[:-2] == own[moon].tolist()[:-2]
+    for name, values in one.extras.items():
+        np.testing.assert_array_equal(values, whole.extras[name][last])
+    unseen = make_task(config_of("lsa"))
+    np.testing.assert_array_equal(unseen.encode(table, tokenizer, 64).extras["right_distance"], right)
+    np.testing.assert_array_equal(
+        unseen.encode(table.iloc[[2]], tokenizer, 64).extras["left_distance"], own[last]
+    )
+    pairs = [(text, "moon")]
+    encoded = tokenizer(*map(list, zip(*pairs, strict=True)), return_offsets_mapping=True)
+    told = task.token_extras(encoded, pairs)
+    assert set(told) == {"distance", "left_distance", "right_distance"}
+    for name, values in told.items():
+        np.testing.assert_array_equal(values[0], whole.extras[name][moon])
+
+
 # --- settings -----------------------------------------------------------------------------------------------
 
 
@@ -91,12 +157,32 @@ def test_spans_with_the_space_before_a_word_are_the_words():
         ({"pair_column": ""}, "task=aspects reads two columns; set pair_column"),
         ({"task": "multiclass"}, r"pooling=lcf_fusion needs each token's distance.*set task=aspects"),
         ({"pooling": "cls", "local_window": 5}, "local_window=5 does nothing with pooling=cls; set pooling="),
+        ({"local_loss_share": 0.5}, "local_loss_share=0.5 does nothing with pooling=lcf_fusion.*pooling=lca"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, sentence):
     with pytest.raises(InputError, match=sentence) as caught:
         make_task(config_of(**settings))
     assert "\n" not in str(caught.value)
+
+
+# --- learning ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "soft_f1"])
+def test_parts_of_a_batch_give_the_whole_batchs_gradient_with_lcas_own_loss(loss, workspace):
+    config = config_of("lca", loss=loss, local_loss_share=0.6, head_dropout=0, batch_size=12)
+    training = prepare(config, add_folds(load_table(config), config), 0)
+    batch = next(iter(make_loader(training.train, training.batches(0), training.tokenizer)))
+    outputs = training.model.train()(**batch.inputs, extras=batch.extras)
+    mean = outputs.auxiliary.sum() / (batch.extras["distance"] > 0).sum()
+    of_task = training.task.loss.loss(outputs.logits, batch.targets)
+    expected = torch.autograd.grad(0.4 * of_task + 0.6 * mean, list(training.model.parameters()))
+    for parts in (1, 2, 5):
+        training.optimizer.zero_grad()
+        add_gradients(training, batch.split(parts))
+        gradients = [parameter.grad for parameter in training.model.parameters()]
+        torch.testing.assert_close(gradients, list(expected), atol=1e-6, rtol=1e-4)
 
 
 # --- from training to prediction ----------------------------------------------------------------------------
@@ -111,6 +197,18 @@ def test_a_saved_model_finds_the_aspects_again(trained):
     for label in ("negative", "neutral", "positive"):
         np.testing.assert_allclose(of_table[label], expected[f"averaged {label}"], atol=1e-5, rtol=0)
     assert artifacts.load_model(folder / "averaged")[0].pooling.local_window == 2
+
+
+@pytest.mark.parametrize(
+    "pooling", [pytest.param("lca", marks=pytest.mark.full), "lsa", "lcf_cdw_two_passes"]
+)
+def test_other_models_are_trained_saved_and_found_again(pooling, workspace):
+    config = config_of(pooling, local_window=2)
+    table = add_folds(load_table(config), config)
+    folder = fit_fold(config, table)
+    expected = artifacts.read_predictions(folder)
+    answers = predict(folder / "last", table[table["fold"] == 0])
+    np.testing.assert_allclose(answers["negative"], expected["last negative"], atol=1e-5, rtol=0)
 
 
 def test_marks_and_pairs_of_several_aspects_get_the_same_answers(trained):

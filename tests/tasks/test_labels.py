@@ -9,7 +9,7 @@ from tests.runs.helpers import Stop, assert_same, stop_after
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data import tokens
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.machine import runtime
 from utils.runs import artifacts, submission
 from utils.runs.compare import compare_weights, verdict

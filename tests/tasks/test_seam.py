@@ -12,7 +12,7 @@ from tests.runs.helpers import Stop, after_each, assert_same, stop_after
 from utils import Config, add_folds, fit_fold, load_table, open_run, predict
 from utils.config import InputError
 from utils.data.table import check_rows
-from utils.lit.explain import Explainer
+from utils.explain.explainer import Explainer
 from utils.machine import runtime
 from utils.modeling.losses import Loss
 from utils.reporting import fold as fold_report

@@ -157,7 +157,7 @@ ARCHITECTURES = {
 @pytest.mark.full
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_architecture_trains_and_comes_back_or_says_why_not(model_type, tiny, tmp_path):
-    from utils.lit.explain import Explainer
+    from utils.explain.explainer import Explainer
     from utils.runs.predict import predict
     from utils.tasks import make_task
 

@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 from tests.conftest import CHOICES
 from utils.config import Config
 from utils.training.optim import make_optimizer
-from utils.training.schedules import LearningRates, count_steps, drive, planned_rates
+from utils.training.schedules import LearningRates, count_steps, drive, evaluates_after, planned_rates
 
 GROUPS = [{"name": "low", "lr": 1e-5}, {"name": "high", "lr": 1e-3}]
 #: Every schedule, with settings under which it moves.
@@ -312,6 +312,15 @@ def test_training_follows_the_planned_rates(schedule, optimizer):
         schedule.step()
         if config.eval_every and step % config.eval_every == 0:
             schedule.evaluated(scores[step // config.eval_every - 1])
+
+
+@pytest.mark.parametrize(
+    ("start", "every", "steps"),
+    [(0, 2, [2, 4, 6]), (1.0, 2, [4, 6]), (1.5, 1, [5, 6]), (1.2, 0, [6]), (2, 4, [])],
+)
+def test_evaluations_begin_at_an_epoch(start, every, steps):
+    config = Config.make("tiny", eval_from=start, eval_every=every)
+    assert [step for step in range(1, 7) if evaluates_after(step, config, 3)] == steps
 
 
 def train(rates, steps):

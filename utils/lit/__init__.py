@@ -1,1 +1,1 @@
-"""What a model reads: explanations, and the Language Interpretability Tool."""
+"""Explanations in the Language Interpretability Tool (LIT)."""

@@ -1,4 +1,4 @@
-"""LIT's salience methods and generators (lit-nlp 1.3.1), corrected where they fail on texts of 200 words."""
+"""LIT's salience methods (lit-nlp 1.3.1), corrected where they fail on texts of 200 words."""
 
 from collections.abc import Iterable
 from typing import ClassVar
@@ -6,20 +6,17 @@ from typing import ClassVar
 import numpy as np
 from lit_nlp.api import components, model, types
 from lit_nlp.components import (
-    ablation_flip,
     core,
     gradient_maps,
-    hotflip,
     lime_explainer,
+    projection,
     salience_clustering,
     tcav,
 )
-from lit_nlp.lib import utils as lit_utils
 
-from utils.data.table import clean_text
-from utils.lit.encoding import read_by
 from utils.lit.results import Curves, LabelResults, RegressionResults, Thresholder
-from utils.lit.spec import Quantity, View
+from utils.lit.spec import Quantity
+from utils.lit.tsne import TSNEModel
 from utils.lit.wrappers import FoldModel, scale_to_largest, unwrap
 
 _TARGET = lime_explainer.TARGET_INFO_KEY
@@ -33,11 +30,18 @@ class ScoresOfEdits(model.ModelWrapper):
 
     Args:
         alone: return ``explained`` and nothing else.
+        settings: of the generator that asks.
     """
 
-    def __init__(self, wrapped: model.Model, explained: Quantity, alone: bool = False):
+    def __init__(
+        self,
+        wrapped: model.Model,
+        explained: Quantity,
+        alone: bool = False,
+        settings: types.JsonDict | None = None,
+    ):
         super().__init__(wrapped)
-        self.explained, self.alone = explained, alone
+        self.explained, self.alone, self.settings = explained, alone, settings or {}
 
     def predict(self, inputs: Iterable[types.JsonDict], **options) -> list[types.JsonDict]:
         inputs = list(inputs)
@@ -128,72 +132,6 @@ class LIME(Salience, lime_explainer.LIME):
         return super().explain(inputs, alone, lit_dataset, None, config, chosen)
 
 
-class _Flip(components.Generator):
-    """A generator that carries a score over a threshold, by default the view's, or changes a class."""
-
-    def __init__(self, view: View):
-        super().__init__()
-        self.view = view
-
-    def config_spec(self) -> types.Spec:
-        threshold = types.TextSegment(default=f"{self.view.threshold:.3g}")
-        field = types.SingleFieldMatcher(spec="output", types=list(self.view.flipped))
-        spec = super().config_spec() | {ablation_flip.PREDICTION_KEY: field}
-        del spec[ablation_flip.REGRESSION_THRESH_KEY]
-        has_scores = "RegressionScore" in self.view.flipped
-        return spec | ({ablation_flip.REGRESSION_THRESH_KEY: threshold} if has_scores else {})
-
-    def generate(self, example, lit_model, lit_dataset, config=None):
-        """New texts, without what LIT takes for their truth; LIT takes a threshold of 0 for none."""
-        key, config = ablation_flip.REGRESSION_THRESH_KEY, dict(config or {})
-        config[key] = float(config.get(key, self.view.threshold)) or 1e-9
-        field = config.get(ablation_flip.PREDICTION_KEY) or self.view.score
-        (values,) = unwrap(lit_model).scores([example])
-        edits = ScoresOfEdits(lit_model, self.view.most_likely(field, values))
-        truth = {name: example.get(name) for name in self.view.dataset_fields()}
-        edited = super().generate(example, edits, lit_dataset, config | {ablation_flip.PREDICTION_KEY: field})
-        return [{name: value for name, value in (new | truth).items() if name != field} for new in edited]
-
-
-class AblationFlip(_Flip, ablation_flip.AblationFlip):
-    """LIT's gives the new texts the id of the text they came from."""
-
-    def _create_cf(self, example, input_spec, ablation_idxs):
-        edited = super()._create_cf(example, input_spec, ablation_idxs)
-        changed = {field: edited[field] for field, _ in ablation_idxs}
-        return lit_utils.make_modified_input(example, changed, "Ablation Flip")
-
-
-class HotFlip(_Flip, hotflip.HotFlip):
-    """LIT's joins word pieces with spaces and flips to any piece; this one flips whole words in the text."""
-
-    def generate(self, example, lit_model, lit_dataset, config=None):
-        fold_model = unwrap(lit_model)
-        field = fold_model.view.task.config.text_column
-        example = example | {field: clean_text(example[field])}
-        read = read_by(fold_model.view.task.config, example)
-        example["_spans"] = fold_model.explainer.encode([read]).spans[0]
-        return super().generate(example, lit_model, lit_dataset, config)
-
-    def _gen_token_idxs_to_flip(self, tokens, token_grads, max_flips, tokens_to_ignore):
-        pairs = zip(tokens, [*tokens[1:], ""], strict=True)
-        words = [token if token.isalpha() and not after.startswith("##") else None for token, after in pairs]
-        return super()._gen_token_idxs_to_flip(words, token_grads, max_flips, [*tokens_to_ignore, None])
-
-    def _get_replacement_tokens(self, embedding_matrix, inv_vocab, token_grads, direction=-1):
-        words = np.flatnonzero([word.isalpha() and len(word) > 1 for word in inv_vocab])
-        best = np.argmax(embedding_matrix[words] @ (direction * token_grads).T, axis=0)
-        return [inv_vocab[words[i]] for i in best]
-
-    def _create_cf(self, example, token_field, text_field, tokens, token_idxs, replacement_tokens):
-        text = example[text_field]
-        for i in sorted(token_idxs, reverse=True):
-            start, stop = example["_spans"][i]
-            text = f"{text[:start]}{replacement_tokens[i]}{text[stop:]}"
-        edited = lit_utils.make_modified_input(example, {text_field: text}, "HotFlip")
-        return {name: value for name, value in edited.items() if name not in (token_field, "_spans")}
-
-
 class TCAV(tcav.TCAV):
     """LIT's divides by zero where the model puts no text into the class."""
 
@@ -235,14 +173,8 @@ def interpreters(models: dict[str, FoldModel], fewest: int) -> dict[str, compone
         "thresholder": Thresholder(),
         "Attention": defaults["Model-provided salience"],
         **{name: defaults[name] for name in names if name in defaults},
+        **({"tsne": projection.ProjectionManager(TSNEModel)} if "pca" in defaults else {}),
         **salience,
         "Salience Clustering": salience_clustering.SalienceClustering(dict(salience)),
         "tcav": TCAV(),
     }
-
-
-def generators(view: View) -> dict[str, components.Generator]:
-    """What makes new texts out of old ones: words left out, flipped, replaced, or all of them shuffled."""
-    defaults = core.default_generators()
-    flips = {"Ablation Flip": AblationFlip(view), "HotFlip": HotFlip(view)}
-    return flips | {name: defaults[name] for name in ("Word Replacer", "Scrambler")}

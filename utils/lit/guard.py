@@ -9,7 +9,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wrappers import Request, Response
 
 from utils.config import InputError
-from utils.lit.page import patched
+from utils.lit import page
 from utils.machine import runtime
 
 #: How the Hosts and Origins end with which Colab's and Kaggle's own proxies reach a kernel, as others have
@@ -18,11 +18,11 @@ PROXIES = {
     "colab": ("-colab.googleusercontent.com", ".prod.colab.dev", "colab.research.google.com"),
     "kaggle": (".kaggle.net", ".kaggle.com", ".kaggleusercontent.com"),
 }
-#: What LIT's page may load: its own scripts, Google's fonts, and nothing that a text or a link brings along.
-#: Its bundle makes functions of strings. VS Code shows notebooks under schemes of its own.
+#: What LIT's page may load: its own scripts and fonts, and nothing that a text or a link brings along. Its
+#: bundle makes functions of strings. VS Code shows notebooks under schemes of its own.
 POLICY = (
     "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self'; img-src 'self' data: blob:; "
-    "style-src 'self' 'unsafe-inline' https://fonts.googleapis.com; font-src https://fonts.gstatic.com; "
+    "style-src 'self' 'unsafe-inline'; font-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'self' vscode-webview: vscode-file:"
 )
 
@@ -76,11 +76,15 @@ class Guard:
             return Response(refusal, status=403)
         body = request.stream.read() + request.stream.read(1)  # raises where a body without a length goes on
         request.environ["wsgi.input"] = io.BytesIO(body)
+        if file := page.own_file(request.path):
+            return file
         response = Response.from_app(self.app, request.environ)
         if response.status_code >= 400:  # LIT's errors repeat parameters, as HTML
             response.content_type = "text/plain; charset=utf-8"
         elif request.path == "/main.js":
-            response.data = patched(response.data)
+            response.data = page.patched(response.data)
+        elif response.mimetype == "text/html":
+            response.data = page.with_own_fonts(response.data)
         return response
 
     def _refusal(self, request: Request) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from lit_nlp.api import types
 
-from utils.lit.explain import Explained
+from utils.explain.explainer import Explained
 from utils.lit.spec import Quantity, View, first_output, known_numbers, label_field, make_view, number_field
 from utils.modeling.heads import HeadConfig
 from utils.tasks.classification import Classification

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from lit_nlp.api import components, dataset, types
 
 from utils.lit.spec import View
-from utils.lit.wrappers import TextDataset
+from utils.lit.wrappers import LENGTH, TextDataset, count_words
 
 
 class NewTexts(components.Annotator):
@@ -25,6 +25,8 @@ class NewTexts(components.Annotator):
         spec = dataset.spec()
         for row in inputs:
             row.update({name: read_value(row.get(name), field) for name, field in spec.items()})
+            if isinstance(spec.get(LENGTH), types.Scalar):
+                row[LENGTH] = count_words(row[self._texts[0]])
             origin = self._rows.get(row.get(self._id, ""), row)
             if row and any(origin[column] != row[column] for column in self._texts):
                 borrowed = [name for name in self._truth if name in spec and row[name] == origin[name]]

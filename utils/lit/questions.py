@@ -1,15 +1,16 @@
 """What notebook 04 asks a LIT server: scores, salient words, the effect of edits."""
 
+import functools
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from utils.lit.encoding import Read, read_by
-from utils.lit.explain import Explainer
-from utils.lit.readable import words_of
-from utils.lit.run import dataset_name, model_name, output_number, split_weights
+from utils.explain.encoding import Read, read_by
+from utils.explain.explainer import Explainer
+from utils.explain.readable import words_of
+from utils.lit.run import are_paired, dataset_name, model_name, output_number, split_weights
 from utils.lit.server import Lit
 from utils.lit.spec import make_view
 from utils.runs import artifacts
@@ -146,7 +147,7 @@ class HeldOut:
         index = pd.Index(names, name=f"{metric.replace('_', ' ')} of")
         table = pd.DataFrame(index=index, columns=next(iter(names.values())), dtype=float)
         for model, datasets in names.items():
-            for dataset in datasets:
+            for dataset in filter(functools.partial(are_paired, model), datasets):
                 rows = self.lit.ask("get_dataset", dataset_name=dataset)
                 answers = self.lit.ask("get_metrics", {"inputs": rows}, model=model, dataset_name=dataset)
                 (scores,) = (each["metrics"] for each in answers[group] if each["pred_key"] == field)

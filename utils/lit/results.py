@@ -52,7 +52,21 @@ class Thresholder(KnownLabels, thresholder.Thresholder):
     pass
 
 
-class RegressionMetrics(metrics.RegressionMetrics):
+class Seen(metrics.SimpleMetrics):
+    """Metrics that say how many of the texts the model was trained on."""
+
+    def meta_spec(self) -> types.Spec:
+        about = "Share of these texts that the model was trained on. Above 0, the other numbers flatter it."
+        seen = types.MetricResult(best_value=types.MetricBestValue.ZERO, description=about)
+        return super().meta_spec() | {"seen": seen}
+
+    def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
+        results = super().run(inputs, lit_model, lit_dataset, model_outputs, config)
+        share = unwrap(lit_model).seen(inputs) if inputs else 0.0
+        return [one | {"metrics": one["metrics"] and one["metrics"] | {"seen": share}} for one in results]
+
+
+class RegressionMetrics(Seen, metrics.RegressionMetrics):
     """The RMSE and correlations of the rows whose target is known."""
 
     def meta_spec(self) -> types.Spec:
@@ -68,7 +82,7 @@ class RegressionMetrics(metrics.RegressionMetrics):
         return {"rmse": scores.pop("mse") ** 0.5, **scores}
 
 
-class LabelMetrics(metrics.MulticlassMetricsImpl):
+class LabelMetrics(Seen, metrics.MulticlassMetricsImpl):
     """LIT's metrics of the rows whose label is known."""
 
     def run(self, inputs, lit_model, lit_dataset, model_outputs=None, config=None):
@@ -95,23 +109,30 @@ _m = layout.LitModuleName
 _OF_LABELS = {"Classes": [_m.ConfusionMatrixModule, _m.CurvesModule, _m.ThresholderModule]}
 
 
-def make_layout(view: View) -> layout.LitCanonicalLayout:
+def make_layouts(view: View) -> dict[str, layout.LitCanonicalLayout]:
     """The page: the table and the map of embeddings above, one tab for each question below.
 
-    LIT leaves out the modules that have nothing to show.
+    A narrow page has fewer modules side by side. LIT leaves out the modules that have nothing to show.
     """
     labels = "MulticlassPreds" in view.flipped
     of_text = [_m.RegressionModule, *([_m.ClassificationModule] if labels else [])]
-    return layout.LitCanonicalLayout(
-        upper={"Main": [_m.EmbeddingsModule, _m.DataTableModule, _m.DatapointEditorModule]},
-        lower={
-            "Predictions": [_m.RegressionModule, _m.ClassificationModule, _m.ScalarModule],
-            "Explanations": [*of_text, _m.SalienceMapModule],
-            "Salience Clustering": [_m.SalienceClusteringModule],
-            "Metrics": [_m.MetricsModule],
-            **(_OF_LABELS if labels else {}),
-            "Counterfactuals": [_m.GeneratorModule],
-            "TCAV": [_m.TCAVModule],
-        },
-        description="Fold models, and the texts that each held out.",
-    )
+    texts, map_of_texts = [_m.DataTableModule, _m.DatapointEditorModule], [_m.EmbeddingsModule]
+    lower = {
+        "Predictions": of_text,
+        "Scalars": [_m.ScalarModule],
+        "Dive": [_m.DiveModule],
+        "Explanations": [*of_text, _m.SalienceMapModule],
+        "Salience Clustering": [_m.SalienceClusteringModule],
+        "Metrics": [_m.MetricsModule],
+        **(_OF_LABELS if labels else {}),
+        "Counterfactuals": [_m.GeneratorModule],
+        "TCAV": [_m.TCAVModule],
+    }
+    description = "Fold models, and the texts that each held out."
+    return {
+        name: layout.LitCanonicalLayout(upper=upper, lower=lower, description=description)
+        for name, upper in (
+            ("wide", {"Main": [*map_of_texts, *texts]}),
+            ("narrow", {"Texts": texts, "Map": map_of_texts}),
+        )
+    }

@@ -5,7 +5,9 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any, cast
+from urllib.parse import urlencode
 
 import numpy as np
 import requests
@@ -24,17 +26,19 @@ class Lit:
         app: LIT's WSGI app.
         host, port: where it listens; port 0 takes a free one.
         allow: further host names that requests may use, as in ``Guard``.
+        models: that the page opens with; empty: the first.
 
     Raises InputError if the port is not available.
     """
 
-    def __init__(self, app, host: str, port: int, allow: str = ""):
+    def __init__(self, app, host: str, port: int, allow: str = "", models: Sequence[str] = ()):
         self._guard = Guard(app, allow)
         try:
             self._server = make_server(host, port, self._guard, threaded=True, request_handler=_Handler)
         except (OSError, SystemExit):  # werkzeug exits if the port is taken
             raise InputError(_UNAVAILABLE.format(port=port, host=host)) from None
         self.host, self.port = host, self._server.port
+        self._query = f"?{urlencode({'models': ','.join(models)})}" if models else ""
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy for the internet cannot reach this machine
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True)
@@ -44,6 +48,11 @@ class Lit:
     def url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
+    def page(self) -> str:
+        """The address of the page, with the models that it opens with."""
+        return self.url + self._query
 
     @property
     def running(self) -> bool:
@@ -122,8 +131,10 @@ class Lit:
             return HTML("")
         name = f"lit-{self.port}-{time.monotonic_ns()}"
         script = _FRAME.replace("%NAME%", json.dumps(name)).replace("%PORT%", str(self.port))
+        script = script.replace("%QUERY%", json.dumps(self._query))
         frame = f'<iframe id="{name}" width="100%" height="{height}" frameborder="0"></iframe>'
-        return HTML(f"{frame}<p><small>{_HELP.format(port=self.port)}</small></p>{script}")
+        link = f'<a id="{name}-tab" target="_blank" rel="noopener">Open LIT in a tab of its own</a>'
+        return HTML(f"{frame}<p><small>{link}. {_HELP.format(port=self.port)}</small></p>{script}")
 
 
 def check_port(host: str, port: int) -> None:
@@ -182,7 +193,8 @@ _FRAME = """<script>(() => {
   const kaggle = /^https:\\/\\/[^/]+\\/k\\/[^/]+\\/[^/]+\\/proxy\\//.exec(location.href);
   const web = location.protocol.startsWith("http");
   const here = ["localhost", "127.0.0.1"].includes(location.hostname);
-  document.getElementById(%NAME%).src = kaggle ? `${kaggle[0]}proxy/${port}/`
+  const address = kaggle ? `${kaggle[0]}proxy/${port}/`
     : !web || here ? `http://${here ? location.hostname : "127.0.0.1"}:${port}/`
     : new URL(`${base}proxy/${port}/`, location.href).href;
+  document.getElementById(%NAME%).src = document.getElementById(%NAME% + "-tab").href = address + %QUERY%;
 })()</script>"""

@@ -5,7 +5,7 @@ import pandas as pd
 from lit_nlp.api import dtypes, types
 
 from utils.data.table import clean_text
-from utils.lit.explain import Reading
+from utils.explain.explainer import Reading
 from utils.lit.spec import View, make_view
 from utils.tasks.span_search import best_span
 from utils.tasks.spans import Spans
@@ -34,9 +34,8 @@ class SpansView(View):
             return {"predicted span": [], "predicted text": ""}
         everywhere = np.ones(len(reading.tokens), dtype=bool)
         _, first, last = best_span(reading.logits, everywhere, self.task.config.max_answer_tokens)
-        text = clean_text(example[self.task.config.text_column])[
-            reading.spans[first][0] : reading.spans[last][1]
-        ]
+        start, stop = reading.spans[first][0], reading.spans[last][1]
+        text = clean_text(example[self.task.config.text_column])[start:stop]
         span = dtypes.SpanLabel(start=first, end=last + 1, label="answer")
         return {"predicted span": [span], "predicted text": text}
 

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from lit_nlp.api import types
 
-from utils.lit.explain import Explained, Reading
+from utils.explain.explainer import Explained, Reading
 from utils.modeling.heads import HeadConfig
 from utils.tasks import Task
 from utils.tasks.regression import Regression

@@ -8,12 +8,14 @@ import pandas as pd
 import torch
 from lit_nlp.api import dataset, dtypes, model, types
 
-from utils.lit.encoding import Read, read_by
-from utils.lit.explain import Explainer, Reading
+from utils.explain.encoding import Read, read_by
+from utils.explain.explainer import Explainer, Reading
 from utils.lit.spec import RESERVED, Quantity, View, number_field
 
 #: A column with more than one and at most so many different values is a category in LIT.
 MOST_CATEGORIES = 60
+#: The field with a text's length, for plots of scores and errors by it, unless the table has such a column.
+LENGTH = "number of words"
 
 
 class TextDataset(dataset.Dataset):
@@ -30,6 +32,9 @@ class TextDataset(dataset.Dataset):
         if len(errors) and errors.notna().all() and "standard_error" not in fields:
             fields["standard_error"] = number_field()
             columns.append(errors.astype(float))
+        if LENGTH not in table:
+            fields[LENGTH] = number_field()
+            columns.append(table[config.text_column].astype(str).map(count_words).rename(LENGTH))
         categories = [name for name in table.columns if _is_category(table[name], used={*fields, *RESERVED})]
         self._spec = fields | dict.fromkeys(categories, types.CategoryLabel())
         self._description = description
@@ -38,6 +43,10 @@ class TextDataset(dataset.Dataset):
 
     def spec(self) -> types.Spec:
         return self._spec
+
+
+def count_words(text: str) -> int:
+    return len(text.split())
 
 
 def _is_category(column: pd.Series, used: set[str]) -> bool:
@@ -49,10 +58,14 @@ def _is_category(column: pd.Series, used: set[str]) -> bool:
 
 
 class FoldModel(model.BatchedModel):
-    """A trained fold: text in; scores, tokens, embeddings, gradients and attention out."""
+    """A trained fold: text in; scores, tokens, embeddings, gradients and attention out.
 
-    def __init__(self, explainer: Explainer, view: View, description: str = ""):
-        self.explainer, self.view = explainer, view
+    Args:
+        fold: its number, as the column "fold" of the texts has it.
+    """
+
+    def __init__(self, explainer: Explainer, view: View, description: str = "", fold: str = ""):
+        self.explainer, self.view, self.fold = explainer, view, fold
         self._text = view.task.config.text_column
         self._head = explainer.model.head.config
         text: Read = ("a text", "text") if view.task.config.pair_column else "a text"
@@ -61,6 +74,15 @@ class FoldModel(model.BatchedModel):
 
     def description(self) -> str:
         return self._description
+
+    def of(self, example: types.JsonDict) -> "FoldModel":
+        """The fold that reads an example."""
+        return self
+
+    def seen(self, inputs: list[types.JsonDict]) -> float:
+        """The share of some texts that the fold was trained on: all but those that it held out."""
+        folds = [example.get("fold") or self.fold for example in inputs]
+        return float(np.mean([fold != self.fold for fold in folds]))
 
     def max_minibatch_size(self) -> int:
         """Gradients and attention take memory per token: nearly 1 GB for 512 tokens of deberta-v3-base."""

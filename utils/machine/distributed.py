@@ -26,6 +26,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from utils.config import InputError
+from utils.errors import StoppedError
 from utils.machine import runtime
 
 Item = TypeVar("Item")
@@ -77,7 +78,7 @@ def launch(function: Callable, arguments: tuple, count: int) -> None:
             raise
         except SignalException as error:
             name = error.sigval.name
-            raise InputError(f"stopped by {name}; what was saved is kept, run again to resume.") from None
+            raise StoppedError(f"stopped by {name}; what was saved is kept, run again to resume.") from None
 
 
 def check_killed(error: ChildFailedError) -> None:

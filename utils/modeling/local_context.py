@@ -48,7 +48,7 @@ class LocalContext(Pooling):
         local_window: how many tokens on either side of the aspect are near.
     """
 
-    extras = ("distance",)
+    extras: ClassVar[tuple[str, ...]] = ("distance",)
     options = ("local_window",)
     is_linear = False
     #: The weighings whose results are joined; each a name in ``WEIGHINGS``.
@@ -60,40 +60,48 @@ class LocalContext(Pooling):
         self.local_attention, self.joint_attention = SelfAttention(width), SelfAttention(width)
         self.linear = nn.Linear((1 + len(self.weighings)) * width, width)
 
-    def forward(  # type: ignore[override] # the extras that it names
-        self, states: States, mask: torch.Tensor, distance: torch.Tensor
-    ) -> torch.Tensor:
-        """(batch, width). ``distance``: (batch, tokens), 1 inside the aspect, 0 outside the sentence."""
-        joined = self._join(states[-1], distance)
+    def forward(self, states: States, mask: torch.Tensor, **distances: torch.Tensor) -> torch.Tensor:
+        """(batch, width).
+
+        Args:
+            distances: the ``extras``, each (batch, tokens), 1 inside the aspect, 0 outside the sentence.
+        """
+        return self._attend(self.dropout(self._join(states[-1], distances)), mask)
+
+    def views(self, distances: dict[str, torch.Tensor]) -> list[tuple[SelfAttention, torch.Tensor]]:
+        """Of each kind of local states, what they go through, and the tokens' weights, (batch, tokens)."""
+        weigh = [WEIGHINGS[name] for name in self.weighings]
+        return [(self.local_attention, one(distances["distance"], self.local_window)) for one in weigh]
+
+    def _attend(self, joined: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         first = at(joined, first_token(mask)).unsqueeze(1)
         return self.joint_attention(first, joined, mask).squeeze(1)
 
-    def _join(self, state: torch.Tensor, distance: torch.Tensor) -> torch.Tensor:
+    def _join(self, state: torch.Tensor, distances: dict[str, torch.Tensor]) -> torch.Tensor:
         """Global and local states of each token as one, (batch, tokens, width)."""
-        parts = [state]
-        for local in self._weighed(state, distance):
-            parts.append(self.local_attention(local, local, distance > 0).tanh())
-        return self.dropout(self.linear(torch.cat(parts, dim=-1)))
+        return self.linear(torch.cat([state, *self._local_states(state, distances)], dim=-1))
 
-    def _weighed(self, state: torch.Tensor, distance: torch.Tensor) -> list[torch.Tensor]:
-        weights = [WEIGHINGS[name](distance, self.local_window) for name in self.weighings]
-        return [state * weight.to(state.dtype).unsqueeze(-1) for weight in weights]
+    def _local_states(self, state: torch.Tensor, distances: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        in_sentence, parts = distances["distance"] > 0, []
+        for attention, weight in self.views(distances):
+            local = state * weight.to(state.dtype).unsqueeze(-1)
+            parts.append(attention(local, local, in_sentence).tanh())
+        return parts
 
-    def weights(  # type: ignore[override]
-        self, states: States, mask: torch.Tensor, distance: torch.Tensor
-    ) -> torch.Tensor:
+    def weights(self, states: States, mask: torch.Tensor, **distances: torch.Tensor) -> torch.Tensor:
         """How attention shares the tokens out: half through their own states, half through the local ones.
 
         The vector is no sum of states, and these are no shares of one.
         """
-        joined = self._join(states[-1], distance)
+        state, in_sentence = states[-1], distances["distance"] > 0
+        joined, views = self.dropout(self._join(state, distances)), self.views(distances)
         first = at(joined, first_token(mask)).unsqueeze(1)
         attended = self.joint_attention.shares(first, joined, mask).mean(dim=1)[:, 0]  # (batch, tokens)
         through = torch.zeros_like(attended)
-        for name, local in zip(self.weighings, self._weighed(states[-1], distance), strict=True):
-            shares = self.local_attention.shares(local, local, distance > 0).mean(dim=1)
-            kept = (attended.unsqueeze(1) @ shares).squeeze(1) * WEIGHINGS[name](distance, self.local_window)
-            through = through + kept / len(self.weighings)
+        for attention, weight in views:
+            local = state * weight.to(state.dtype).unsqueeze(-1)
+            shares = attention.shares(local, local, in_sentence).mean(dim=1)
+            through = through + (attended.unsqueeze(1) @ shares).squeeze(1) * weight / len(views)
         total = through.sum(dim=1, keepdim=True)
         through = torch.where(total > 0, through / total.clamp_min(1e-12), attended)
         return self._in_last_layer((attended + through) / 2)

@@ -25,7 +25,7 @@ class Loss(nn.Module):
     name: ClassVar[str] = ""
     #: The Config fields that set it; it is made with them as arguments.
     options: ClassVar[tuple[str, ...]] = ()
-    n_statistics: int = 1  # more than one costs a second forward pass per step
+    n_statistics: int = 1  # more than one, and no mere sum of them, costs a second forward pass per step
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

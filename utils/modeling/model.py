@@ -43,12 +43,14 @@ class TextModelOutput(ModelOutput):
     """``logits``: (batch, outputs); for a score, in the target's own units. ``pooled``: what the head reads.
     Of a pooling that is per token, both are (batch, tokens, ...).
 
+    ``auxiliary``: of each text, (batch,), the pooling's own loss, if it has one.
     ``hidden_states``: of every layer, the embeddings' output first, each (batch, tokens, width).
     ``attentions``: of every layer, (batch, heads, tokens, tokens), where they were asked for.
     """
 
     logits: torch.Tensor | None = None
     pooled: torch.Tensor | None = None
+    auxiliary: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
 
@@ -105,10 +107,15 @@ class TextModel(PreTrainedModel):
         # In some encoders (ModernBERT) the last of the hidden states lacks the final norm.
         layers = (*states.hidden_states[:-1], states.last_hidden_state)
         aligned = {name: (extras or {})[name] for name in self.pooling.extras}
+        if mask := self.pooling.second_pass:
+            alone = {**inputs, "attention_mask": aligned[mask].to(inputs["attention_mask"])}
+            aligned[mask] = self.encoder(**alone, return_dict=True).last_hidden_state
         pooled = self.pooling(layers, inputs["attention_mask"], **aligned)
+        pooled, auxiliary = pooled if self.pooling.auxiliary else (pooled, None)
         return TextModelOutput(
             logits=self.head(pooled),
             pooled=pooled,
+            auxiliary=auxiliary,
             hidden_states=layers,
             attentions=getattr(states, "attentions", None),
         )

@@ -25,7 +25,9 @@ class Pooling(nn.Module):
     name: ClassVar[str] = ""
     extras: ClassVar[tuple[str, ...]] = ()  # token-aligned, further arguments of ``forward`` and ``weights``
     options: ClassVar[tuple[str, ...]] = ()  # the Config fields that it takes as arguments
+    second_pass: ClassVar[str] = ""  # the extra that masks a second reading, whose last states take its place
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
+    auxiliary: ClassVar[str] = ""  # the Config field with its share of the loss, if it has one of its own
     per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
@@ -47,6 +49,11 @@ class Pooling(nn.Module):
 
     def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
         """The share of each layer and token in the vector, (batch, layers, tokens), summing to 1 per text."""
+        raise NotImplementedError
+
+    @staticmethod
+    def auxiliary_terms(extras: dict[str, torch.Tensor]) -> torch.Tensor:
+        """How many terms the auxiliary loss has, a scalar; ``forward`` also gives their sums, (batch,)."""
         raise NotImplementedError
 
     def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:
@@ -77,28 +84,6 @@ class FirstToken(TokenPooling):
 
     def position(self, mask: torch.Tensor) -> torch.Tensor:
         return first_token(mask)
-
-
-class AttentionPooling(Pooling):
-    """A learnt attention over the last layer's tokens."""
-
-    name = "attention"
-
-    def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
-        super().__init__(width, n_layers, dropout)
-        self.attention = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, 1))
-
-    def shares(self, state: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(batch, tokens, 1), in float32."""
-        scores = self.attention(state).masked_fill(~mask.bool().unsqueeze(-1), -1e4)
-        return scores.float().softmax(dim=1)
-
-    def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        last = states[-1]
-        return self.dropout((self.shares(last, mask).to(last.dtype) * last).sum(dim=1))
-
-    def weights(self, states: States, mask: torch.Tensor) -> torch.Tensor:
-        return self._in_last_layer(self.shares(states[-1], mask).squeeze(-1))
 
 
 class LayerPooling(Pooling):

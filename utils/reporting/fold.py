@@ -156,5 +156,9 @@ def print_summary(notebook: Path, folder: Path) -> None:
     print(f"\n{table.to_string(na_rep='–')}")
     if table.note:
         print(f"\n{table.note}")
+    if parts := result.get("parameters_of"):  # a version before this one did not count them
+        counted = ", ".join(f"{name} {number:,}" for name, number in parts.items())
+        trained = f"{result['trainable_parameters']:,} of them trained"
+        print(f"\n{result['parameters']:,} parameters ({counted}), {trained}")
     precision, seconds = metadata["precision"]["name"], result["seconds"]
     print(f"\n{precision} on {metadata['device']}, {seconds:.0f} s for training and evaluation")

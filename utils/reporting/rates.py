@@ -14,7 +14,7 @@ from utils.machine import runtime
 from utils.modeling.model import TextModel
 from utils.reporting.style import GREY
 from utils.training.optim import parameter_groups
-from utils.training.schedules import count_steps, drive, planned_rates
+from utils.training.schedules import count_steps, drive, evaluates_after, planned_rates
 
 
 def rates_of(model: TextModel, config: Config, n_rows: int, scores: Sequence[float] = ()) -> pd.DataFrame:
@@ -32,8 +32,8 @@ def rates_of(model: TextModel, config: Config, n_rows: int, scores: Sequence[flo
     plan.index = pd.Index(plan.index / steps[0], name="epoch")
     shared = {f"{name} (no decay)" for name in plan}
     plan = plan[[name for name in plan if name not in shared]]
-    epochs = (config.eval_every or steps[0]) / steps[0] * np.arange(1, len(scores) + 1)
-    plan.attrs["scores"] = dict(zip(epochs[epochs <= config.epochs].tolist(), scores, strict=False))
+    evaluated = [step for step in range(1, steps[1] + 1) if evaluates_after(step, config, steps[0])]
+    plan.attrs["scores"] = dict(zip((np.array(evaluated) / steps[0]).tolist(), scores, strict=False))
     if config.schedule == "one_cycle" and config.optimizer != "madgrad":
         group = {"name": "any", "lr": config.lr}
         driven = drive([group], config, *steps)
@@ -119,15 +119,24 @@ def rate_sliders(model: TextModel, config: Config, n_rows: int) -> None:
 
     def draw(**settings):
         chosen = with_schedule(config, **settings)
-        plot_rate_panel({"the rates as set": (rates_of(model, chosen, n_rows), chosen)}, columns=1)
+        plot_rates(rates_of(model, chosen, n_rows), chosen)
         plt.show()
+
+    whole = {"style": {"description_width": "180px"}, "layout": {"width": "100%"}}
+
+    def slider(name, least, most, step):
+        value = getattr(config, name)
+        return widgets.FloatSlider(value, min=least, max=most, step=step, description=name, **whole)
+
+    def choice(name, names):
+        return widgets.Dropdown(options=names, value=getattr(config, name), description=name, **whole)
 
     widgets.interact(
         draw,
-        swa_start=widgets.FloatSlider(config.swa_start, min=0, max=config.epochs - 0.25, step=0.25),
-        swa_anneal_epochs=widgets.FloatSlider(config.swa_anneal_epochs, min=0, max=config.epochs, step=0.25),
-        swa_anneal=["cos", "linear"],
-        swa_lr_factor=widgets.FloatSlider(config.swa_lr_factor, min=0.05, max=2, step=0.05),
-        warmup_ratio=widgets.FloatSlider(config.warmup_ratio, min=0, max=0.5, step=0.02),
-        schedule=Config.__dataclass_fields__["schedule"].metadata["choices"],
+        swa_start=slider("swa_start", 0, config.epochs - 0.25, 0.25),
+        swa_anneal_epochs=slider("swa_anneal_epochs", 0, config.epochs, 0.25),
+        swa_anneal=choice("swa_anneal", ["cos", "linear"]),
+        swa_lr_factor=slider("swa_lr_factor", 0.05, 2, 0.05),
+        warmup_ratio=slider("warmup_ratio", 0, 0.5, 0.02),
+        schedule=choice("schedule", Config.__dataclass_fields__["schedule"].metadata["choices"]),
     )

@@ -5,12 +5,14 @@ output/<run>/fold-<k>/
   history.csv       a row per evaluation
   result.json       the scores of last, best and averaged weights
   predictions.csv   held-out targets and predictions
+  samples.jsonl     a few of them as training went on
   last/ best/ averaged/   weights as Hugging Face folders, each sealed
   snapshots/        weights that went into the average, on request
   manifest.json     the sha256 of all these files: the seal of a finished fold
   state/            what resuming needs; removed when the fold is finished
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from utils.runs import checkpoint
 from utils.runs.seal import MANIFEST, RETRAIN, WAY_OUT, read_json, seal, verify
 
 WEIGHTS = ("last", "best", "averaged")
+SAMPLES = "samples.jsonl"
 _NO_SEAL = f"has no {MANIFEST}: it was lost, or was trained by an earlier version of this suite; {RETRAIN}"
 
 
@@ -78,7 +81,8 @@ def start_fold(folder: Path, metadata: dict) -> None:
 def seal_fold(folder: Path) -> None:
     """Seal what a finished fold consists of; whatever else lies there, such as pictures, is left out."""
     parts = [path for name in (*WEIGHTS, "snapshots") for path in (folder / name).rglob("*")]
-    files = [folder / name for name in ("run.json", "history.csv", "predictions.csv", "result.json")]
+    names = ("run.json", "history.csv", "predictions.csv", SAMPLES, "result.json")
+    files = [folder / name for name in names]
     seal(folder, [path.relative_to(folder).as_posix() for path in [*files, *parts] if path.is_file()])
 
 
@@ -107,6 +111,25 @@ def save_model(
             with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
                 check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
         seal(new)
+
+
+def save_encoder(folder: Path | str, path: Path | str) -> None:
+    """Write the encoder alone of a folder of weights, with its tokenizer, for ``AutoModel`` or ``encoder``.
+
+    Raises InputError where something lies at ``path`` already, or nothing can be written there.
+    """
+    model, tokenizer = load_model(folder)
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{runtime.display_path(path)} exists already; name a new folder.")
+    try:
+        with atomic_folder(path) as new:
+            model.encoder.save_pretrained(new)
+            tokenizer.save_pretrained(new)
+    except OSError as error:
+        raise InputError(
+            f"{runtime.display_path(path)} cannot be written ({short_reason(error)}); name another folder."
+        ) from None
 
 
 def check_weights(loaded: dict[str, torch.Tensor], saved: dict[str, torch.Tensor], where: str) -> None:
@@ -211,3 +234,12 @@ def read_predictions(folder: Path) -> pd.DataFrame:
         verify(folder, within="predictions.csv")
     options = {"dtype": {"id": str}, "keep_default_na": False, "na_values": [""]}
     return pd.read_csv(folder / "predictions.csv", float_precision="round_trip", **options)
+
+
+def read_samples(folder: Path) -> pd.DataFrame:
+    """A fold's samples.jsonl: a row per sample and step; empty where none were asked for."""
+    path = Path(folder) / SAMPLES
+    if (folder / MANIFEST).is_file():
+        verify(folder, within=SAMPLES)
+    lines = path.read_bytes().splitlines() if path.is_file() else []
+    return pd.DataFrame([json.loads(line) for line in lines])

@@ -26,8 +26,9 @@ from utils.machine.files import remove_leftovers, write_table
 from utils.machine.runtime import say
 from utils.runs import artifacts, results
 from utils.runs.guards import check_disk_space, check_divergence, lock_fold, readable_errors, run_again
-from utils.runs.progress import Clock, Progress, current_weights
+from utils.runs.progress import Clock, Progress
 from utils.runs.resume import check_same_training, check_second_stage, earlier_output, fetch, resume
+from utils.runs.samples import Sampler
 from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
 from utils.tasks import find_leaks
@@ -48,10 +49,10 @@ def fit_fold(config: Config, table: pd.DataFrame, fold: int | None = None) -> Pa
         fold: the held-out fold; None: ``config.fold``.
 
     Returns:
-        The folder ``output/<run>/fold-<k>``: run.json, history.csv, predictions.csv, result.json, the
-        weights last/, best/ and, with averaging, averaged/, and the manifest that seals them. Raises
-        InputError before anything is written for what cannot work, for a finished fold that is damaged, and
-        when it was told to stop, after saving its state.
+        The folder ``output/<run>/fold-<k>``: run.json, history.csv, samples.jsonl, predictions.csv,
+        result.json, the weights last/, best/ and, with averaging, averaged/, and the manifest that seals
+        them. Raises InputError before anything is written for what cannot work, for a finished fold that is
+        damaged, and when it was told to stop, after saving its state.
     """
     config = config if fold is None else replace(config, fold=fold)
     folder = artifacts.fold_folder(config)
@@ -114,7 +115,7 @@ def train_fold(config: Config, table: pd.DataFrame, data: str, folder: Path) -> 
                 say(f"Fold {config.fold}: {choice.name} on {metadata['device']} ({choice.reason}).")
             if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
                 say(leaks)
-            reason = run_epochs(training, folder, metadata, progress)
+            reason = run_epochs(training, table, folder, metadata, progress)
             finish(training, table, folder, progress, reason)
 
 
@@ -131,8 +132,10 @@ def describe(training: Training, table: pd.DataFrame, data: str) -> dict:
     }
 
 
-def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progress) -> str:
-    """The steps that are left, with their evaluations and saved states.
+def run_epochs(
+    training: Training, table: pd.DataFrame, folder: Path, metadata: dict, progress: Progress
+) -> str:
+    """The steps that are left, with their evaluations, samples and saved states.
 
     Returns:
         Why it stopped: "" at the end of the plan, "patience" or "time limit". Raises InputError when a signal
@@ -141,7 +144,7 @@ def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progr
     if progress.out_of_patience(training.config, training.task.metric):
         return "patience"  # stopped right after the evaluation that decided it
     snapshots = snapshot_steps(training)
-    clock = Clock(progress, training.step)
+    clock, sampler = Clock(progress, training.step), Sampler(training, table, folder, progress)
     with progress_bar(training) as bar, stop_signals() as signals:
         stopper, saver = Stopper(training, progress, signals), Saver(training, progress, folder, metadata)
         for step in steps_left(training):
@@ -149,11 +152,12 @@ def run_epochs(training: Training, folder: Path, metadata: dict, progress: Progr
             check_divergence(training)  # which at times waits for the GPU, before an evaluation always
             clock.tick()
             if step in snapshots:
-                distributed.run_on_main(lambda: save_snapshot(training, folder / "snapshots"))
+                distributed.run_on_main(lambda: results.save_snapshot(training, folder / "snapshots"))
             due = training.evaluation_due()
             if due:
                 evaluate_and_record(training, folder, progress, clock)
-                clock.tick()
+            sampler.look(evaluated=due)
+            clock.tick()
             stop = stopper.look(evaluated=due)
             saver.look(evaluated=due, must=stop)
             if step == training.total_steps:
@@ -220,12 +224,6 @@ def evaluate_and_record(training: Training, folder: Path, progress: Progress, cl
             f"epoch {row['epoch']:5.2f} · step {training.step:4d} · train loss {train_loss:.4f} · "
             f"{metric.label} raw {scores['last']:.4f}{averaged} · {speed:.1f} samples/s"
         )
-
-
-def save_snapshot(training: Training, folder: Path) -> None:
-    """Keep the weights that went into the average just now."""
-    path = folder / f"step-{training.step:06d}.safetensors"
-    artifacts.write_weights(path, current_weights(training, training.model))
 
 
 def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Progress, reason: str) -> None:

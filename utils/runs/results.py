@@ -49,6 +49,12 @@ def save(training: Training, model: nn.Module, folder: Path) -> None:
     artifacts.save_model(training.model.config, current_weights(training, model), training.tokenizer, folder)
 
 
+def save_snapshot(training: Training, folder: Path) -> None:
+    """Keep the weights that went into the average just now."""
+    path = folder / f"step-{training.step:06d}.safetensors"
+    artifacts.write_weights(path, current_weights(training, training.model))
+
+
 def check_scores(training: Training, table: pd.DataFrame, folder: Path, predictions: np.ndarray) -> None:
     """Raise InputError if the model in ``folder`` does not predict for some held-out texts as in training.
 
@@ -90,10 +96,20 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
         "best_epoch": best_epoch,
         "steps": training.step,
         "n_averaged": training.averager.n_averaged if training.averager else 0,
-        "parameters": sum(weight.numel() for weight in training.model.parameters()),
+        "parameters": sum(count_parameters(training.model).values()),
+        "parameters_of": count_parameters(training.model),
+        "trainable_parameters": sum(count_parameters(training.model, trainable=True).values()),
         "samples_per_second": float(history["samples_per_second"].median()) if len(history) else None,
         "seconds": round(progress.seconds, 1),  # of training and evaluation, in all sessions
         **compiling,  # of this session, among them
+    }
+
+
+def count_parameters(model: nn.Module, trainable: bool = False) -> dict[str, int]:
+    """How many numbers each part of a model holds: encoder, pooling and head; or how many are trained."""
+    return {
+        name: sum(p.numel() for p in part.parameters() if p.requires_grad or not trainable)
+        for name, part in sorted(model.named_children())
     }
 
 

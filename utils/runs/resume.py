@@ -11,7 +11,7 @@ from utils.config import Config, InputError
 from utils.machine import distributed, runtime
 from utils.machine.encoders import trained_folder
 from utils.machine.files import atomic_folder, write_json
-from utils.runs import artifacts, checkpoint
+from utils.runs import artifacts, checkpoint, samples
 from utils.runs.progress import Progress, current_weights
 from utils.runs.seal import RETRAIN, verify
 from utils.training.setup import Training
@@ -174,8 +174,9 @@ def join(state: dict, tensors: dict[str, torch.Tensor]) -> dict:
 
 
 def restore_files(saved: checkpoint.Checkpoint, folder: Path, state: Path) -> None:
-    """Bring run.json and best/ to what they were when ``state`` was saved, whatever became of them since."""
+    """Bring run.json, samples and best/ to what they were when ``state`` was saved."""
     write_json(folder / "run.json", saved.metadata)
+    samples.trim(folder / artifacts.SAMPLES, saved.step)
     if saved.best is not None:
         checkpoint.copy_best(saved.best, folder / "best")
     checkpoint.prune(state.parent, keep=state)

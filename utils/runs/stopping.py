@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from utils.config import InputError
+from utils.errors import StoppedError
 from utils.machine import distributed
 from utils.runs.guards import check_finite_losses, run_again, state_bytes
 from utils.runs.progress import Progress
@@ -77,7 +77,7 @@ class Stopper:
     def raise_if_signalled(self) -> None:
         if self.signal:
             name = signal.Signals(self.signal).name
-            raise InputError(
+            raise StoppedError(
                 f"stopped by {name} after step {self.training.step}; the state is saved, "
                 f"{run_again(self.training.config)} to go on."
             )

@@ -15,6 +15,7 @@ from utils.data.reading import read_table
 from utils.data.sources import find_table
 from utils.data.table import check_table
 from utils.machine.runtime import display_path
+from utils.modeling.auxiliary import AuxiliaryLoss
 from utils.modeling.losses import LOSSES
 from utils.modeling.pooling import POOLINGS
 from utils.tasks.automatic import name_from_targets
@@ -50,6 +51,8 @@ def make_task(config: Config, table: pd.DataFrame | None = None, train: pd.DataF
         task.see(table)
     if train is not None:
         task.fit(train)
+        if share := POOLINGS[config.pooling].auxiliary:
+            task.loss = AuxiliaryLoss(task.loss, getattr(config, share))
     return task
 
 
@@ -69,9 +72,10 @@ def check_pooling(task: Task) -> None:
             f"pooling={config.pooling} needs each token's {' and '.join(pooling.extras)}, which "
             f"task={task.name} does not give; set task={' or '.join(takers)}, or choose another pooling."
         )
-    for option in {option for other in POOLINGS.values() for option in other.options} - {*pooling.options}:
+    takes = {name: {*other.options, other.auxiliary} - {""} for name, other in POOLINGS.items()}
+    for option in sorted(set().union(*takes.values()) - takes[config.pooling]):
         if getattr(config, option) != getattr(Config, option):
-            takers = [name for name, other in POOLINGS.items() if option in other.options]
+            takers = [name for name, options in takes.items() if option in options]
             raise InputError(
                 f"{option}={getattr(config, option)} does nothing with pooling={config.pooling}; set "
                 f"pooling={' or '.join(takers)}."

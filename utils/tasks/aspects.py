@@ -1,6 +1,9 @@
 """Aspects: of a sentence, what it says about one thing that it names."""
 
 import re
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -12,7 +15,10 @@ from utils.data.aspects import locate, split_marked
 from utils.data.table import check_columns, clean_text, match_columns
 from utils.data.tokens import Examples, encode_in_slices
 from utils.modeling.pooling import POOLINGS
+from utils.tasks.excerpts import excerpt
 from utils.tasks.labels import Multiclass
+
+Place = tuple[int, int]  # where an aspect starts and ends in its sentence, in characters
 
 NEIGHBOURS = 4  # words on either side of an aspect that the baseline counts once more
 
@@ -25,7 +31,7 @@ class Aspects(Multiclass):
     """
 
     name = "aspects"
-    extras = ("distance",)
+    extras = ("distance", "left_distance", "right_distance", "alone")
 
     def __init__(self, config: Config):
         super().__init__(config)
@@ -36,6 +42,15 @@ class Aspects(Multiclass):
                 "exact_copies=split would train on a sentence that is held out with another aspect; set "
                 "exact_copies=group."
             )
+        self.seen: dict[str, set[Place]] = {}  # of each sentence of the whole table, its aspects
+
+    def see(self, table: pd.DataFrame) -> None:
+        super().see(table)
+        if "start" in table:
+            self.seen = self._by_sentence(table)
+
+    def settings(self) -> dict:
+        return {**super().settings(), "pooling": self.config.pooling}  # which decides about the extras
 
     @property
     def shown_columns(self) -> list[str]:
@@ -88,25 +103,37 @@ class Aspects(Multiclass):
 
     def quoted_texts(self, table: pd.DataFrame) -> pd.Series:
         """The sentence with the aspect in square brackets."""
-        quoted = [
-            f"{text[:start]}[{aspect}]{text[start + len(aspect) :]}"
+        return pd.Series(self.excerpts(table, {}, sys.maxsize), index=table.index, dtype=object)
+
+    def excerpts(self, table: pd.DataFrame, values: dict[str, np.ndarray], width: int) -> list[str]:
+        """The sentence around the aspect, which is in square brackets."""
+        return [
+            excerpt(text, width, {"[]": (start, start + len(aspect))})
             for text, aspect, start in self._places(table)
         ]
-        return pd.Series(quoted, index=table.index, dtype=object)
 
-    def _places(self, table: pd.DataFrame):
+    def _places(self, table: pd.DataFrame) -> Iterator[tuple[str, str, int]]:
         """Of each row the sentence, the aspect, and where it starts."""
         return zip(*(table[column] for column in (*self.config.text_columns, "start")), strict=True)
+
+    def _by_sentence(self, table: pd.DataFrame) -> dict[str, set[Place]]:
+        known = defaultdict(set)
+        for text, aspect, start in self._places(table):
+            known[text].add((start, start + len(aspect)))
+        return dict(known)
 
     # --- examples -------------------------------------------------------------------------------------------
 
     def encode(
         self, table: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
     ) -> Examples:
-        """Pairs, and with each token its ``token_distances``. Raises InputError where they cannot be told."""
+        """Pairs, and with each token its ``token_distances`` and what else the pooling takes.
+
+        Raises InputError where a tokenizer cannot tell them.
+        """
         examples = super().encode(table, tokenizer, max_length)
         if tokenizer.is_fast:
-            examples.extras["distance"] = self._distances(table, tokenizer, max_length)
+            examples.extras = self._table_extras(table, tokenizer, max_length)
         elif POOLINGS[self.config.pooling].extras:
             raise InputError(
                 f"pooling={self.config.pooling!r} needs to know where tokens stand, which this encoder's "
@@ -114,28 +141,74 @@ class Aspects(Multiclass):
             )
         return examples
 
-    def _distances(self, table, tokenizer, max_length) -> np.ndarray:
-        """(tokens of all rows,), int32."""
+    def _table_extras(self, table, tokenizer, max_length) -> dict[str, np.ndarray]:
+        """Of each extra, (tokens of all rows,)."""
         texts, pairs = (table[column].tolist() for column in self.config.text_columns)
-        longest, places, distances = max_length or tokenizer.model_max_length, self._places(table), []
-        cut = self.config.pair_truncation
+        longest, cut = max_length or tokenizer.model_max_length, self.config.pair_truncation
+        rows = ((text, (start, start + len(aspect))) for text, aspect, start in self._places(table))
+        others, slices = self._by_sentence(table), []
         for encoded in encode_in_slices(texts, tokenizer, longest, pairs, cut, return_offsets_mapping=True):
-            distances += distances_of(encoded, [(start, aspect) for _, aspect, start in islice(places, 1000)])
-        return np.concatenate(distances)
+            slices.append(self._extras_of(encoded, list(islice(rows, 1000)), others))
+        return {name: np.concatenate([a for part in slices for a in part[name]]) for name in slices[0]}
+
+    def _extras_of(
+        self, encoded: BatchEncoding, rows: list[tuple[str, Place]], others: dict[str, set[Place]]
+    ) -> dict[str, list[np.ndarray]]:
+        """Of each extra the values of each pair's tokens.
+
+        Args:
+            rows: the sentence and the place of each aspect; others: places of aspects by their sentence.
+        """
+        needed, own = POOLINGS[self.config.pooling].extras, [place for _, place in rows]
+        extras = {"distance": distances_of(encoded, own)}
+        if "left_distance" in needed:
+            pairs = [neighbours(own, {*others.get(text, ()), *self.seen.get(text, ())}) for text, own in rows]
+            left, right = zip(*pairs, strict=True)
+            extras |= {"left_distance": distances_of(encoded, left)}
+            extras |= {"right_distance": distances_of(encoded, right)}
+        if "alone" in needed:
+            extras["alone"] = [alone(encoded.sequence_ids(number)) for number in range(len(rows))]
+        return extras
 
     def token_extras(self, encoded: BatchEncoding, pairs: list[tuple[str, str]]) -> dict[str, list]:
         """Distances in texts whose places nobody has told, such as edited ones: the first place counts."""
-        places = [(clean_text(text).find(clean_text(aspect)), clean_text(aspect)) for text, aspect in pairs]
-        return {"distance": distances_of(encoded, places)}
+        cleaned = [(clean_text(text), clean_text(aspect)) for text, aspect in pairs]
+        rows = [(text, first_place(text, aspect)) for text, aspect in cleaned]
+        return self._extras_of(encoded, rows, {})
 
 
-def distances_of(encoded: BatchEncoding, places: list[tuple[int, str]]) -> list[np.ndarray]:
-    """``token_distances`` of each encoded pair, int32, from where its aspect starts, and the aspect."""
+def first_place(text: str, aspect: str) -> Place:
+    """Where the aspect first stands in the text; (-1, -1) if nowhere."""
+    start = text.find(aspect)
+    return (start, start + len(aspect)) if start >= 0 else (-1, -1)
+
+
+def neighbours(place: Place, others: set[Place]) -> tuple[Place, Place]:
+    """The aspects before and after one in its sentence; itself where it is the first or the last."""
+    places = sorted({*others, place})
+    number = places.index(place)
+    return places[max(number - 1, 0)], places[min(number + 1, len(places) - 1)]
+
+
+def alone(parts: list[int | None]) -> np.ndarray:
+    """The tokens of a pair that its first text would have without the second, (tokens,), bool.
+
+    Of the special tokens between the two that is the first.
+
+    Args:
+        parts: to which text each token belongs, 0 or 1; None: it is a special token.
+    """
+    end = parts.index(1) if 1 in parts else len(parts)
+    last = max((number for number, part in enumerate(parts) if part == 0), default=0)
+    return np.arange(len(parts)) < min(last + 2, end)
+
+
+def distances_of(encoded: BatchEncoding, places: Sequence[Place]) -> list[np.ndarray]:
+    """``token_distances`` of each encoded pair, int32, from the place of its aspect."""
     distances = []
-    for number, (start, aspect) in enumerate(places):
+    for number, (start, end) in enumerate(places):
         in_sentence = np.array([part == 0 for part in encoded.sequence_ids(number)], dtype=bool)
         spans = np.array(encoded["offset_mapping"][number]).reshape(-1, 2)
-        end = start + len(aspect) if start >= 0 else start
         distances.append(token_distances(spans, in_sentence, start, end).astype(np.int32))
     return distances
 

@@ -18,6 +18,8 @@ from utils.data.table import check_rows
 from utils.data.tokens import Batch, Examples
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES, Loss
+from utils.modeling.pooling import POOLINGS
+from utils.tasks.combining import Combining
 from utils.tasks.metrics import Metric, bootstrap_interval
 from utils.tasks.numbers import read_numbers
 from utils.tasks.texts import Texts
@@ -26,7 +28,7 @@ from utils.tasks.texts import Texts
 TASKS: dict[str, type["Task"]] = {}
 
 
-class Task(Texts):
+class Task(Texts, Combining):
     """What is asked of a text. A subclass with a ``name`` is registered under it.
 
     Predictions are float64 arrays, (rows, columns): what ``decode`` makes of the model's outputs, under the
@@ -112,11 +114,14 @@ class Task(Texts):
 
     def statistics(self, outputs, batch: Batch) -> torch.Tensor:
         """The loss's statistics, (n_statistics,), of the model's outputs for a batch."""
-        return self.loss.statistics(outputs["logits"], batch.targets)
+        own = (outputs["auxiliary"],) if POOLINGS[self.config.pooling].auxiliary else ()
+        return self.loss.statistics(outputs["logits"], batch.targets, *own)
 
     def counts(self, batch: Batch) -> torch.Tensor:
         """What the statistics of a batch are divided by, (n_statistics,), once added up."""
-        return self.loss.counts(batch.targets)
+        pooling = POOLINGS[self.config.pooling]
+        own = (pooling.auxiliary_terms(batch.extras),) if pooling.auxiliary else ()
+        return self.loss.counts(batch.targets, *own)
 
     def settings(self) -> dict:
         """The Config fields with which a saved model's task can be made again."""
@@ -195,17 +200,6 @@ class Task(Texts):
     def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
         """How much comparable columns differ from row to row, the measure for what rounding may do."""
         return float(np.nanstd(targets)) or 1.0
-
-    def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
-        """One prediction from those of several folds or weights; by default their mean."""
-        return np.mean(predictions, axis=0)
-
-    def stack(self, predictions: np.ndarray, targets: np.ndarray):
-        """A function that combines several models' predictions, (models, rows, columns), as fitted to these.
-
-        None where the task knows no better than their mean.
-        """
-        return None
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """Predictions for the held-out rows without a transformer, by the baseline's name."""

@@ -63,13 +63,13 @@ def predict_probabilities(train: list[str], codes: np.ndarray, n_classes: int, n
 
     Raises ValueError where no word occurs twice.
     """
-    return _probabilities(codes, n_classes, *_ngrams(train, new))
+    return probabilities(codes, n_classes, *_ngrams(train, new))
 
 
 def predict_label_probabilities(train: list[str], labels: np.ndarray, new: list[str]) -> np.ndarray:
     """``predict_probabilities`` of each of several labels, (rows, labels), from labels of 0 and 1."""
     features = _ngrams(train, new)
-    return np.column_stack([_probabilities(column, 2, *features)[:, 1] for column in labels.T])
+    return np.column_stack([probabilities(column, 2, *features)[:, 1] for column in labels.T])
 
 
 def predict_grades(train: list[str], grades: np.ndarray, new: list[str]) -> np.ndarray:
@@ -90,11 +90,12 @@ def _ngrams(train: list[str], new: list[str]):
     return union.fit_transform(train), union.transform(new)
 
 
-def _probabilities(codes: np.ndarray, n_classes: int, features, new_features) -> np.ndarray:
+def probabilities(codes: np.ndarray, n_classes: int, features, new_features, model=None) -> np.ndarray:
+    """What a model, by default logistic regression, gives each class, (rows, n_classes); 0 to absent ones."""
     present = np.unique(codes)
     if len(present) == 1:
         return predict_prior(codes, n_classes, new_features.shape[0])
-    probabilities = np.zeros((new_features.shape[0], n_classes))
-    model = LogisticRegression(max_iter=200).fit(features, codes)
-    probabilities[:, present] = model.predict_proba(new_features)
-    return probabilities
+    shares = np.zeros((new_features.shape[0], n_classes))
+    fitted = (model or LogisticRegression(max_iter=200)).fit(features, codes)
+    shares[:, present] = fitted.predict_proba(new_features)
+    return shares

@@ -15,6 +15,7 @@ from utils.tasks import baselines, class_scores
 from utils.tasks.class_weights import class_weights, pos_weight
 from utils.tasks.labelled import Labelled
 from utils.tasks.metrics import Metric
+from utils.tasks.stacking import fit_classes
 from utils.tasks.thresholds import divide, fit_cuts
 
 
@@ -212,6 +213,10 @@ class Classification(Labelled):
             rows = ~np.isnan(codes)
             errors[rows, i] = function(codes[rows], part[rows])
         return errors
+
+    def fit_states(self, states: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """Each target's logistic regression: the probabilities of its classes."""
+        return np.hstack(fit_classes(states, targets, self.sizes, new))
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """The training rows' shares of classes; logistic regression on TF-IDF of words and characters."""

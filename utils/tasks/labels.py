@@ -84,6 +84,9 @@ class Multilabel(Classification):
             return super().score_labels(name, n_classes, codes, predicted)
         return float(class_scores.by_class(codes, predicted, n_classes)[of_class][1])
 
+    def fit_states(self, states, targets, new) -> np.ndarray:
+        return super().fit_states(states, targets, new)[:, 1::2]
+
     def f1_by_class(self, targets: np.ndarray, predictions: np.ndarray) -> list[float]:
         return [scores["f1"][1] for scores in self.by_class(targets, predictions)]
 

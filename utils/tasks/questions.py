@@ -7,6 +7,7 @@ from utils.config import InputError
 from utils.data.squad import ANSWERS, flatten, is_squad
 from utils.data.table import check_columns, check_rows, match_columns
 from utils.tasks.base import Task
+from utils.tasks.excerpts import excerpt
 from utils.tasks.numbers import read_numbers
 
 #: Columns that are added: the context as it was given, and where its answer stops.
@@ -158,6 +159,16 @@ class Questions(Task):
                 text = repr(self.texts([names[row]], span)[0])
             parts.append(f"{name} {'no answer' if span[0, 0] < 0 else text}")
         return ", ".join(parts)
+
+    def excerpts(self, table, values, width) -> list[str]:
+        """The question; the context around [the first true answer] and {the one predicted last}."""
+        *_, last = values.values()
+        texts = table[self.config.pair_column], table[GIVEN]
+        spans = values["target"][:, 1:].astype(int), self.predicted(last)
+        return [
+            f"{excerpt(question, width // 2)} · {excerpt(context, width // 2, {'[]': true, '{}': predicted})}"
+            for question, context, true, predicted in zip(*texts, *spans, strict=True)
+        ]
 
     def submission(self, ids, predictions, sample=None) -> pd.DataFrame:
         """Answers, empty where there is none."""

@@ -13,7 +13,7 @@ from utils.tasks.base import Task
 from utils.tasks.baselines import number_baselines
 from utils.tasks.metrics import Metric, batch_rmse, rmse_interval
 from utils.tasks.numbers import MISSING
-from utils.tasks.stacking import known_rows, stack_by_ridge
+from utils.tasks.stacking import fit_numbers, known_rows, stack_by_ridge
 
 
 class Regression(Task):
@@ -117,6 +117,9 @@ class Regression(Task):
         return super().interval(targets, predictions, groups)
 
     stack = staticmethod(stack_by_ridge)
+
+    def fit_states(self, states: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray:
+        return fit_numbers(states, targets, new)
 
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """The training rows' mean; least squares on two counts of each text; ridge on TF-IDF.

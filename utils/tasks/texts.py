@@ -10,6 +10,7 @@ from utils.config import Config, InputError
 from utils.data.folds import groups_of
 from utils.data.table import join_texts
 from utils.data.tokens import tokenize
+from utils.tasks.excerpts import excerpt
 
 
 class Texts:
@@ -85,3 +86,13 @@ class Texts:
     def quoted_texts(self, table: pd.DataFrame) -> pd.Series:
         """Each row's text for a person to read; by default both, if there are two."""
         return join_texts(table, self.config.text_columns).str.replace("\n", " · ")
+
+    def excerpts(self, table: pd.DataFrame, values: dict[str, np.ndarray], width: int) -> list[str]:
+        """Each row's text for a person, in about ``width`` characters; by default its beginning.
+
+        Args:
+            values: targets, and predictions by name, (rows, columns), for tasks that mark them in the text.
+        """
+        columns = self.config.text_columns
+        pairs = zip(*(table[column] for column in columns), strict=True)
+        return [" · ".join(excerpt(text, width // len(columns)) for text in texts) for texts in pairs]

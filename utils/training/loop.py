@@ -71,7 +71,8 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
     counts = runtime.to_device(counts, backend.device)
     distributed.all_reduce_sum(counts)
     training.wrapped.train()
-    slopes = loss_slopes(training, batches, counts) if loss.n_statistics > 1 else torch.ones_like(counts)
+    two_passes = loss.n_statistics > 1 and not loss.is_additive
+    slopes = loss_slopes(training, batches, counts) if two_passes else torch.ones_like(counts)
     means = torch.zeros_like(counts)
     for i, batch in enumerate(batches):
         shares = forward(training, batch) / counts
@@ -89,7 +90,7 @@ def add_gradients(training: Training, batches: list[Batch]) -> torch.Tensor:
 
 def forward(training: Training, batch: Batch) -> torch.Tensor:
     """The sums of the loss's statistics over a batch, (n_statistics,)."""
-    with known_padding(batch.inputs["attention_mask"]):
+    with known_padding(batch):
         batch = send_to_device(batch, training.backend.device, non_blocking=True)
         outputs = training.wrapped(**batch.inputs, extras=batch.extras)  # Apex O2 makes a plain dict of it
     return training.task.statistics(outputs, batch)

@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from utils.data.tokens import Batch
+
 
 @contextlib.contextmanager
-def known_padding(mask: torch.Tensor) -> Iterator[None]:
-    """Inside, transformers knows from ``mask``, (batch, tokens) on the CPU, whether a batch has padding.
+def known_padding(batch: Batch) -> Iterator[None]:
+    """Inside, transformers knows from a batch on the CPU whether anything in it is masked.
+
+    That is its padding, and what an extra of bool keeps from a second reading.
 
     It leaves out the attention mask of a batch without any, which is faster. To find that out it reads the
     mask on the device, in each forward pass, and so waits for all that is queued there. The masks made here
     are the same.
     """
-    padded = not mask.all()
+    masks = [value for value in batch.extras.values() if value.dtype == torch.bool]
+    padded = not all(mask.all() for mask in (batch.inputs["attention_mask"], *masks))
     makers = {name: ALL_MASK_ATTENTION_FUNCTIONS[name] for name in ("sdpa", "eager")}
     for name, make in makers.items():
         ALL_MASK_ATTENTION_FUNCTIONS[name] = _answer(make, padded)

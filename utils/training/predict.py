@@ -31,7 +31,7 @@ def predict_batches(
     logits, masks = [], []
     for batch in loader:
         masks.append(batch.inputs["attention_mask"].numpy().astype(bool))
-        with known_padding(batch.inputs["attention_mask"]):
+        with known_padding(batch):
             inputs, _, extras = send_to_device(batch, device, non_blocking=True)
             logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
     arrays = [part.cpu().double().numpy() for part in logits]

@@ -172,6 +172,11 @@ class LearningRates:
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
 
+def evaluates_after(step: int, config: Config, steps_per_epoch: int) -> bool:
+    """Whether an evaluation is due after a step, be it the last or not."""
+    return step % (config.eval_every or steps_per_epoch) == 0 and step >= config.eval_from * steps_per_epoch
+
+
 def drive(
     groups: list[dict], config: Config, steps_per_epoch: int, total_steps: int, scores: Sequence[float] = ()
 ) -> Iterator[LearningRates]:
@@ -188,7 +193,7 @@ def drive(
         yield rates
         optimizer.step()
         rates.step()
-        if step % (config.eval_every or steps_per_epoch) == 0:
+        if evaluates_after(step, config, steps_per_epoch):
             rates.evaluated(next(told, math.nan))
 
 

@@ -20,7 +20,7 @@ from utils.training import compiling
 from utils.training.averaging import Averager
 from utils.training.build import build_model, value_errors_as_input_errors
 from utils.training.optim import make_optimizer, parameter_groups
-from utils.training.schedules import LearningRates, count_steps
+from utils.training.schedules import LearningRates, count_steps, evaluates_after
 
 
 @dataclass
@@ -59,8 +59,8 @@ class Training:
             self.optimizer.zero_grad()
 
     def evaluation_due(self) -> bool:
-        every = self.config.eval_every or self.steps_per_epoch
-        return self.step % every == 0 or self.step == self.total_steps
+        due = evaluates_after(self.step, self.config, self.steps_per_epoch)
+        return due or self.step == self.total_steps
 
 
 def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:

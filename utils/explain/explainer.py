@@ -1,21 +1,23 @@
 """How a trained model reads a text: tokens, scores, gradients, embeddings, attention."""
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from utils.config import InputError
 from utils.data.tokens import evaluation_batches
-from utils.lit.encoding import Encoded, Encoder, Read
-from utils.lit.lookup import lookup_replaced
-from utils.lit.readable import readable_tokens, readable_vocabulary
-from utils.lit.rollout import attention_rollout, attention_weights
+from utils.explain.encoding import Encoded, Encoder, Read
+from utils.explain.lookup import lookup_replaced
+from utils.explain.readable import readable_tokens, readable_vocabulary
+from utils.explain.rollout import attention_rollout, attention_weights
 from utils.machine import runtime
 from utils.modeling.model import TextModelOutput
 from utils.modeling.pooling import at, first_token
@@ -146,6 +148,16 @@ class Explainer(Encoder):
         tokens = [self.vocabulary[number] for number in inputs["input_ids"][0].tolist()]
         weights = attention_weights(output, inputs["attention_mask"])
         return tokens, None if weights is None else np.stack([_array(layer[0]) for layer in weights])
+
+    @contextlib.contextmanager
+    def hooked(self, module: nn.Module, hook: Callable) -> Iterator[None]:
+        """Let ``hook`` change the inputs of one of the model's modules, while nobody else uses the model."""
+        with self._lock:
+            handle = module.register_forward_pre_hook(hook)
+            try:
+                yield
+            finally:
+                handle.remove()
 
     # --- the steps of ``read`` ---------------------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """What a model reads: tokens, scores, gradients and attention, for every family of encoders."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,10 @@ from transformers import BertTokenizerFast, PreTrainedTokenizerFast
 
 from tests.conftest import FAMILIES
 from utils.config import PRESETS
-from utils.lit.explain import Explainer
-from utils.lit.readable import readable_vocabulary, words_of
-from utils.lit.rollout import attention_rollout
+from utils.explain.explainer import Explainer
+from utils.explain.heads import head_effects, strongest_heads
+from utils.explain.readable import readable_vocabulary, words_of
+from utils.explain.rollout import attention_rollout
 from utils.modeling.heads import HeadConfig
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.runs import artifacts
@@ -181,6 +184,27 @@ def test_rollout_follows_attention(explainer):
     if explainer.model.config.pooling in ("cls", "attention"):
         assert drawn[2] == pytest.approx(1 - 0.5**depth + 0.5**depth * stays[2], abs=1e-5)
     assert drawn[2] > stays[2]
+
+
+def test_the_effect_of_a_head_is_that_of_its_output(explainer):
+    """Without the weights that mix it in, the score is the one without the head."""
+    text = "The old cat sat."
+    effects = head_effects(explainer, text)
+    (heads,) = {effects.shape[1]}
+    modules = dict(explainer.model.encoder.named_modules())
+    mixers = [name for name in modules if re.search(r"(attention\.output\.dense|out_lin|attn\.Wo)$", name)]
+    assert effects.shape == (len(mixers), 2)
+    (whole,) = explainer.scores([text])[:, 0]
+    for layer, head in np.ndindex(effects.shape):
+        weight = modules[mixers[layer]].weight
+        width, kept = weight.shape[1] // heads, weight.detach().clone()
+        weight[:, head * width : (head + 1) * width] = 0
+        (without,) = explainer.scores([text])[:, 0]
+        weight.copy_(kept)
+        assert effects[layer, head] == pytest.approx(whole - without, abs=1e-6)
+    assert np.abs(effects).max() > 1e-5
+    layer, head = strongest_heads(effects, 1)[0]
+    assert abs(effects[layer, head]) == np.abs(effects).max()
 
 
 def test_words_take_what_their_tokens_have():

@@ -1,0 +1,1 @@
+"""How a trained model reads a text. No LIT is needed."""

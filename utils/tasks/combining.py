@@ -1,0 +1,25 @@
+"""How a task makes one prediction of several, or of what several models' heads read."""
+
+import numpy as np
+
+
+class Combining:
+    """The mean, unless a task knows better."""
+
+    def combine(self, predictions: list[np.ndarray]) -> np.ndarray:
+        """One prediction from those of several folds or weights; by default their mean."""
+        return np.mean(predictions, axis=0)
+
+    def stack(self, predictions: np.ndarray, targets: np.ndarray):
+        """A function that combines several models' predictions, (models, rows, columns), as fitted to these.
+
+        None where the task knows no better than their mean.
+        """
+        return None
+
+    def fit_states(self, states: np.ndarray, targets: np.ndarray, new: np.ndarray) -> np.ndarray | None:
+        """Predictions for new rows by a linear layer that is fitted to pooled states, (rows, width).
+
+        None where the task has none.
+        """
+        return None
