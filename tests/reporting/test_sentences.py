@@ -153,6 +153,16 @@ def test_ensembles_in_words():
     assert "one way" in sentences.ensembles_in_words(table.iloc[:1], "stacked", LOWER)
 
 
+def test_the_best_baseline_of_each_fold_in_words(monkeypatch):
+    results = {0: {"mean": {"rmse": 1.0}, "counts": {"rmse": 0.3}}, 4: {"mean": {"rmse": 1.1}}}
+    monkeypatch.setattr(sentences, "read_result", lambda fold: {"baselines": results[fold]})
+    run = SimpleNamespace(task=SimpleNamespace(metric=LOWER), folders={0: 0, 4: 4})
+    text = sentences.fold_baselines_in_words(run)
+    assert text.endswith("the best RMSE is 0.3000 on fold 0 (counts) and 1.1000 on fold 4 (mean).")
+    results.update({0: {}, 4: {}})
+    assert sentences.fold_baselines_in_words(run) == ""
+
+
 def test_agreement_in_words():
     task = SimpleNamespace(metric=LOWER)
     text = sentences.agreement_in_words(np.array([[[0.0]], [[1.0]]]), task, [0, 3], 0.5)

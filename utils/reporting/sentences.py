@@ -7,6 +7,8 @@ from utils.config import Config
 from utils.reporting.environment import Check
 from utils.reporting.style import PARTS, short_name
 from utils.reporting.weights import changes_by_size
+from utils.runs.artifacts import read_result
+from utils.runs.run import Run
 from utils.tasks import Task
 from utils.tasks.metrics import Metric
 
@@ -162,7 +164,7 @@ def growth_in_words(scores: pd.DataFrame, metric: Metric) -> str:
     )
 
 
-def errors_in_words(run, errors: pd.DataFrame, by: str = "") -> str:
+def errors_in_words(run: Run, errors: pd.DataFrame, by: str = "") -> str:
     """How many texts are cut, and how length and target go with the kept weights' error.
 
     Args:
@@ -222,6 +224,17 @@ def ensembles_in_words(ensembles: pd.DataFrame, chosen: str, metric: Metric) -> 
         f"**{best['ensemble']}** scores best over held-out texts, {gap:.4f} in {metric.label} ahead of "
         f"{second['ensemble']}; {chosen} is submitted. No test was made of that difference."
     )
+
+
+def fold_baselines_in_words(run: Run) -> str:
+    """The best baseline of each fold, which no ensemble of models should fail to beat."""
+    name, parts = run.task.metric.name, []
+    for fold, folder in run.folders.items():
+        scores = {kind: row[name] for kind, row in read_result(folder)["baselines"].items()}
+        if scores:
+            best = list(scores)[run.task.metric.best(list(scores.values()))]
+            parts.append(f"{scores[best]:.4f} on fold {fold} ({best})")
+    return f"Without a transformer, the best {run.task.metric.label} is {listed(parts)}." if parts else ""
 
 
 def agreement_in_words(predictions: np.ndarray, task: Task, folds: list[int], score: float) -> str:
