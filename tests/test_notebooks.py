@@ -416,7 +416,7 @@ def test_the_setup_cell_is_the_same_in_every_notebook():
         cell.source
         for path in NOTEBOOKS
         for cell in nbformat.read(path, as_version=4).cells
-        if cell.source.startswith("#@title Setup:")
+        if cell.source.startswith("# @title Setup:")
     }
     (cell,) = cells
     lines = cell.splitlines()
@@ -428,7 +428,7 @@ def test_the_setup_cell_is_the_same_in_every_notebook():
 def test_a_notebook_opens_folded_on_the_right_machine(path):
     """Colab, Kaggle and JupyterLab each have their own way to say it."""
     notebook = nbformat.read(path, as_version=4)
-    (setup,) = [cell for cell in notebook.cells if cell.source.startswith("#@title Setup:")]
+    (setup,) = [cell for cell in notebook.cells if cell.source.startswith("# @title Setup:")]
     assert setup.metadata["cellView"] == "form"
     assert setup.metadata["jupyter"]["source_hidden"]
     assert setup.metadata["_kg_hide-input"]
@@ -464,7 +464,7 @@ def setup_cell(tmp_path, monkeypatch):
     """
     from IPython.core.inputtransformer2 import TransformerManager
 
-    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("#@title Setup:")}
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# @title Setup:")}
     code = TransformerManager().transform_cell(cell.replace("/kaggle/input", str(tmp_path / "input")))
     for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "SUITE_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -572,7 +572,7 @@ def test_the_setup_cell_says_what_failed(setup_cell, tmp_path, monkeypatch):
 
 def test_the_setup_cell_in_a_real_kernel_and_a_path_with_a_space(tmp_path, monkeypatch):
     """IPython itself expands the shell lines; git and bash are stand-ins."""
-    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("#@title Setup:")}
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# @title Setup:")}
     content, tools = tmp_path / "my content", tmp_path / "bin"
     content.mkdir()
     tools.mkdir()
