@@ -119,7 +119,7 @@ def test_every_plot_names_the_metric_and_the_points():
     panels = plots.plot_plane(grid, metric).axes
     assert [panel.get_title(loc="left") for panel in panels[:2]] == [
         "accuracy on train texts",
-        "accuracy on held out texts",
+        "accuracy on held-out texts",
     ]
     labels = panels[0].get_legend_handles_labels()[1]
     assert labels == ["all snapshots, in their order", "averaged", "step 4", "step 20"]

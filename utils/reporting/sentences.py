@@ -116,7 +116,9 @@ def line_in_words(scores: pd.DataFrame, start: str, end: str, metric: Metric) ->
         barrier = max(worse) - max(worse[0], worse[-1])
         best = scores["position"].iloc[metric.best(scores[part])]
         height = f"a barrier of {barrier:.4f}" if barrier > 1e-4 else "no barrier"
-        sentences.append(f"on {part} texts there is {height}, and the best point is at {best:g}")
+        sentences.append(
+            f"on {part.replace(' ', '-')} texts there is {height}, and the best point is at {best:g}"
+        )
     names = f"{short_name(start)} (0) and {short_name(end)} (1)"
     return f"Between {names}: {'; '.join(sentences)}."
 
@@ -148,7 +150,9 @@ def flatness_in_words(scores: pd.DataFrame, metric: Metric) -> str:
     sentences = []
     for part, loss in losses.items():
         numbers = ", ".join(f"{short_name(point)} {value:.3f}" for point, value in loss.items())
-        sentences.append(f"on {part} texts **{short_name(loss.idxmin())}** loses least ({numbers})")
+        sentences.append(
+            f"on {part.replace(' ', '-')} texts **{short_name(loss.idxmin())}** loses least ({numbers})"
+        )
     return f"Pushed by {largest:g} of each tensor's norm, {'; '.join(sentences)}. Means of a few directions."
 
 

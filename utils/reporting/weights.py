@@ -51,7 +51,7 @@ def plot_plane(scores: pd.DataFrame, metric: Metric):
             look = {"color": ORANGE if point == "averaged" else "white", "markeredgecolor": "black"}
             size = 13 if marker == "*" else 8
             axes.plot(x, y, marker, markersize=size, label=short_name(point), **look)
-        title = textwrap.fill(f"{metric.label} on {part} texts", 36)
+        title = textwrap.fill(f"{metric.label} on {part.replace(' ', '-')} texts", 36)
         axes.set(title=title, xlabel="distance in weights")
         axes.set_aspect("equal", adjustable="box")
         axes.grid(visible=False)
@@ -83,7 +83,7 @@ def plot_flatness(scores: pd.DataFrame, metric: Metric):
             axes.plot(by_draw.index, by_draw, color=COLOURS[point], linewidth=0.7, alpha=0.5)
             look = {"color": COLOURS[point], "linewidth": 2, "label": NAMES[point]}
             axes.plot(by_draw.index, by_draw.mean(axis=1), "o-", **look)
-        axes.set(title=f"On {part} texts", xlabel="step, as a share of each tensor's norm")
+        axes.set(title=f"On {part.replace(' ', '-')} texts", xlabel="step, as a share of each tensor's norm")
     panels[0].set(ylabel=f"change of {metric.label}")
     panels[1].legend(fontsize=8)
     return figure
