@@ -1,14 +1,18 @@
 """Draws what the notebooks explain: ``python docs/drawings.py`` writes docs/pictures/*.png.
 
 Whatever looks like a measurement is one: SWA's trajectory is simulated here, rates and shares come from the
-demo preset, the ranges of the formats from torch. The folds are made by scikit-learn.
+demo preset, the ranges of the formats from torch. The folds are made by scikit-learn. The README's picture
+has its scores from docs/results.md and its texts from notebook 04.
 """
 
+import base64
 import io
+import re
 import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import torch
 from matplotlib.patches import FancyBboxPatch
@@ -345,16 +349,62 @@ def flow() -> plt.Figure:
     return figure
 
 
+# --- the front door -----------------------------------------------------------------------------------------
+
+
+def clear_scores() -> dict[str, list[str]]:
+    """The table of docs/results.md: fold, and the cells of last, best and averaged weights."""
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    lines = [line.strip("|").split("|") for line in page.splitlines() if line.startswith("| ")]
+    rows = [[cell.strip(" *") for cell in line] for line in lines]
+    return {row[0].split(",")[0]: row[1:] for row in rows if re.match(r"\d|all", row[0])}
+
+
+def committed_words() -> np.ndarray:
+    """The easiest and the hardest text of notebook 04, as it was executed last."""
+    notebook = nbformat.read(ROOT / "notebooks" / "04_lit_interpretation.ipynb", as_version=4)
+    (cell,) = [cell for cell in notebook.cells if "easy-hard.png" in cell.source]
+    (output,) = [output.data for output in cell.outputs if "image/png" in output.get("data", {})]
+    return plt.imread(io.BytesIO(base64.b64decode(output["image/png"])))
+
+
+def draw_clear(axes) -> None:
+    rows = clear_scores()
+    looks = zip(("last", "best epoch", "averaged"), (BLUE, GREEN, ORANGE), strict=True)
+    for i, (name, colour) in enumerate(looks):
+        for y, (fold, cells) in enumerate(rows.items()):
+            score, *ends = map(float, re.findall(r"\d\.\d+", cells[i]))
+            at, size, label = y + 0.2 * (i - 1), 9 if fold == "all" else 6, name if y == 0 else None
+            axes.plot(score, at, "o", color=colour, markersize=size, label=label)
+            if ends:
+                axes.plot(ends, [at, at], color=colour, linewidth=1.6)
+    axes.set_yticks(range(len(rows)), [f"fold {fold}" if fold != "all" else "all folds" for fold in rows])
+    axes.set(ylim=(len(rows) - 0.5, -0.5), xlabel="RMSE, lower is better (lines: 95 % intervals)")
+    axes.set_title("CLEAR, five folds: averaged weights (SWA) against the last and the best epoch's")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def hero() -> plt.Figure:
+    figure = plt.figure(figsize=(9.5, 6.0))
+    figure.set_layout_engine("none")
+    draw_clear(figure.add_axes((0.08, 0.52, 0.76, 0.42)))
+    axes = figure.add_axes((0.01, 0.0, 0.98, 0.38))
+    axes.imshow(committed_words(), interpolation="lanczos")
+    axes.axis("off")
+    axes.set_title("What the demo's model read: blue words raised a score, orange ones lowered it", pad=10)
+    return figure
+
+
 def save(figure: plt.Figure, path: Path) -> None:
-    """A small opaque PNG: 128 colours are enough."""
+    """A small opaque PNG of at most 256 colours."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=160)
-    Image.open(buffer).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(
-        path, optimize=True, dpi=(160, 160)
-    )
+    figure.savefig(buffer, dpi=130 if path.stem == "hero" else 160)
+    image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    image.save(path, optimize=True, dpi=(160, 160))
 
 
-DRAWINGS = (swa, layers, precision, folds, flow)
+DRAWINGS = (swa, layers, precision, folds, flow, hero)
 
 if __name__ == "__main__":
     use_style()

@@ -445,7 +445,7 @@ def test_code_fits_a_narrow_window(path):
             assert max(map(len, cell.source.splitlines())) <= 100, cell.source
 
 
-@pytest.mark.parametrize("name", ["swa", "layers", "precision", "folds", "flow"])
+@pytest.mark.parametrize("name", ["swa", "layers", "precision", "folds", "flow", "hero"])
 def test_a_drawing_is_small_and_opaque(name):
     path = runtime.ROOT / "docs" / "pictures" / f"{name}.png"
     assert path.stat().st_size < 150_000
