@@ -94,7 +94,6 @@ def save_model(
     folder: Path,
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
-
     It has the model's code, with which transformers can read it elsewhere.
 
     Raises InputError if the model that is loaded from it has other weights. One that replaces another of the
