@@ -1,7 +1,7 @@
 """Examples and batches: texts as a model reads them, in batches of similar length."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -149,7 +149,7 @@ def evaluation_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
 
 
 def make_loader(
-    examples: Examples, batches: list[list[int]], tokenizer: PreTrainedTokenizerBase, num_workers: int = 0
+    examples: Examples, batches: Iterable[list[int]], tokenizer: PreTrainedTokenizerBase, num_workers: int = 0
 ) -> DataLoader:
     """A loader of the given batches of example numbers, each a Batch.
 

@@ -192,11 +192,16 @@ def progress_bar(training: Training) -> tqdm:
 
 
 def evaluate_and_record(training: Training, folder: Path, progress: Progress, clock: Clock) -> None:
-    """One evaluation: a row of the history, best/ if it is the best, and a line to read."""
-    train_loss = float(torch.stack(training.losses).mean())
+    """One evaluation of our own loop, recorded."""
+    train_loss = float(torch.stack(training.losses).mean())  # before the clock is read: it waits for the GPU
     speed = clock.samples_per_second(training)
-    training.losses.clear()
     progress.predictions = evaluate(training)
+    record(training, folder, progress, train_loss, speed)
+
+
+def record(training: Training, folder: Path, progress: Progress, train_loss: float, speed: float) -> None:
+    """Of the predictions in ``progress``: a row of the history, best/ if it is the best, a line to read."""
+    training.losses.clear()
     if not all(np.isfinite(array).all() for array in progress.predictions.values()):
         raise InputError(f"training diverged by step {training.step}: the scores are not finite; lower lr.")
     task, metric = training.task, training.task.metric

@@ -128,13 +128,17 @@ def predict(training: Training, model: nn.Module, examples: Examples) -> np.ndar
 
 def evaluate(training: Training) -> dict[str, np.ndarray]:
     """Held-out predictions of the raw weights ("last") and, once there are any, of the averaged ones."""
-    predictions = {"last": predict(training, training.wrapped, training.held_out)}
+    return {"last": predict(training, training.wrapped, training.held_out), **predict_averaged(training)}
+
+
+def predict_averaged(training: Training) -> dict[str, np.ndarray]:
+    """Held-out predictions of the averaged weights, by their name; none before the first average."""
     averager = training.averager
-    if averager is not None and averager.n_averaged:
-        loader = tokens.make_loader(training.train, training.batches(0), training.tokenizer)
-        with training.backend.autocast():
-            refresh_batch_norm(
-                averager.model, (send_to_device(batch, training.backend.device) for batch in loader)
-            )
-        predictions["averaged"] = predict(training, averager.model, training.held_out)
-    return predictions
+    if averager is None or not averager.n_averaged:
+        return {}
+    loader = tokens.make_loader(training.train, training.batches(0), training.tokenizer)
+    with training.backend.autocast():
+        refresh_batch_norm(
+            averager.model, (send_to_device(batch, training.backend.device) for batch in loader)
+        )
+    return {"averaged": predict(training, averager.model, training.held_out)}

@@ -41,9 +41,21 @@ def predict_batches(
         advance(len(masks[-1]))
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
-        (number, values if values.ndim == 1 else values[kept])
+        pair
         for numbers, array, mask in zip(batches, arrays, masks, strict=True)
-        for number, values, kept in zip(numbers, array, mask, strict=True)
+        for pair in unpad(numbers, array, mask)
+    ]
+
+
+def unpad(numbers: list[int], logits: np.ndarray, mask: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Pairs of an example's number and its logits, without the padding of a model that answers per token.
+
+    Args:
+        logits: (batch, outputs) or (batch, tokens, outputs); mask: of bool, (batch, tokens).
+    """
+    return [
+        (number, values if values.ndim == 1 else values[kept])
+        for number, values, kept in zip(numbers, logits, mask, strict=True)
     ]
 
 

@@ -167,6 +167,10 @@ class LearningRates:
             self.swa = self._begin_swa()
             self.swa.load_state_dict(state["swa"])
 
+    def get_last_lr(self) -> list[float]:
+        """The rate of each group, as torch's schedules give it and other trainers log it."""
+        return list(self.current().values())
+
     def current(self) -> dict[str, float]:
         """The rate of each group, by its name."""
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}

@@ -1,0 +1,1 @@
+"""Our model, task, rates and batches in two other loops: Lightning's, and Hugging Face's Trainer."""
