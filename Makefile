@@ -88,10 +88,10 @@ clean: ## remove .venv, all runs in output/ and all caches
 	bash setup.sh
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt requirements-export.txt
+.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt requirements-export.txt requirements-trainers.txt
 	bash setup.sh --dev
 	@touch $@
 
-.venv/.ready-bench: .venv/.ready requirements-bench.txt
-	$(PYTHON_IN) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt -c constraints.txt
+.venv/.ready-bench: .venv/.ready requirements-trainers.txt
+	$(PYTHON_IN) -m pip install --quiet --disable-pip-version-check -r requirements-trainers.txt -c constraints.txt
 	@touch $@

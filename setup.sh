@@ -107,7 +107,8 @@ choose_constraints() {
   if [ "$platform" = machine ]; then
     constraints=constraints.txt
     if $dev; then
-      requirements+=(-r requirements-dev.txt -r requirements-ray.txt -r requirements-export.txt)
+      requirements+=(-r requirements-dev.txt -r requirements-ray.txt -r requirements-export.txt
+        -r requirements-trainers.txt)
     fi
     return
   fi

@@ -9,9 +9,9 @@ import torch
 
 from tests.tasks.questions import make_questions
 from utils.config import Config
+from utils.runs.observer import Observer
 from utils.tasks import add_folds, load_table
 from utils.trainers.hugging_face import FoldTrainer
-from utils.trainers.observers import Observers
 from utils.trainers.shared import Fold
 from utils.training.loop import train_epoch
 from utils.training.schedules import count_steps
@@ -69,10 +69,10 @@ def train_ours(fold):
     return training
 
 
-def train(loop, fold, *kinds, callbacks=(), **options):
+def train(loop, fold, keep=True, callbacks=(), **options):
     """Train in another loop; its Trainer."""
     if loop == "hugging_face":
-        trainer = FoldTrainer(fold, Observers(fold, *kinds), **{"disable_tqdm": True, **options})
+        trainer = FoldTrainer(fold, Observer(keep), **{"disable_tqdm": True, **options})
         for callback in callbacks:
             trainer.add_callback(callback)
         trainer.train()
@@ -80,8 +80,7 @@ def train(loop, fold, *kinds, callbacks=(), **options):
     from utils.trainers.lightning import FoldData, FoldModule, Watch, make_trainer
 
     data = FoldData(fold)
-    watch = Watch(Observers(fold, *kinds))
-    trainer = make_trainer(data, watch, *callbacks, **QUIET | options)
+    trainer = make_trainer(data, Watch(Observer(keep)), *callbacks, **QUIET | options)
     trainer.fit(FoldModule(data), data)
     return trainer
 

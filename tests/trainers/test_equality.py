@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from tests.trainers import helpers
-from tests.trainers.helpers import LOOPS, TASKS, make_fold
+from tests.trainers.helpers import TASKS, make_fold
 from utils.config import InputError
-from utils.trainers.observers import AverageWeights
+from utils.machine import distributed
 from utils.trainers.shared import step_loss
 
 
@@ -20,7 +20,7 @@ def test_twenty_steps_give_our_weights(task, workspace):
     assert max(float((before[n] - w).abs().max()) for n, w in ours.model.state_dict().items()) > 1e-3
     for loop in ("lightning", "hugging_face") if helpers.HAS_LIGHTNING else ("hugging_face",):
         other = make_fold(workspace, task, steps=20)
-        helpers.train(loop, other, AverageWeights)
+        helpers.train(loop, other, keep=False)
         assert other.training.step == 20
         helpers.assert_close(other.training.model.state_dict(), ours.model.state_dict())
         helpers.assert_close(other.training.averager.state_dict(), ours.averager.state_dict())
@@ -33,7 +33,7 @@ def test_twenty_steps_give_our_weights(task, workspace):
 
 
 @pytest.mark.parametrize(
-    ("setting", "value"), [("accumulation_steps", 2), ("weight_format", "bf16"), ("save_every", 3)]
+    ("setting", "value"), [("accumulation_steps", 2), ("weight_format", "bf16"), ("compile", "auto")]
 )
 def test_what_only_our_loop_does_is_refused(setting, value, workspace):
     with pytest.raises(InputError, match=rf"{setting}={value} is for our own loop; leave it out"):
@@ -41,14 +41,12 @@ def test_what_only_our_loop_does_is_refused(setting, value, workspace):
 
 
 def test_a_batch_must_have_an_example_for_each_process(workspace, monkeypatch):
-    from utils.trainers import shared
-
-    processes = type("Two", (), {"num_processes": 64, "process_index": 0})
     fold = make_fold(workspace)
-    training = fold.training
-    monkeypatch.setattr(shared.distributed, "processes", lambda: processes)
-    with pytest.raises(InputError, match=r"leaves a batch of \d+ for 64 processes; set another batch_size"):
-        shared.check_shares(training)
+    assert fold.train_loader()
+    two = type("Processes", (), {"num_processes": 64, "process_index": 0})
+    monkeypatch.setattr(distributed, "processes", lambda: two)
+    with pytest.raises(InputError, match=r"leaves a batch of \d+ for 64 processes; set another one"):
+        fold.train_loader()
 
 
 def test_labels_are_smoothed_in_training_only(workspace):
@@ -56,10 +54,10 @@ def test_labels_are_smoothed_in_training_only(workspace):
     fold = make_fold(workspace, "binary")
     training = fold.training
     batch = next(iter(fold.train_loader()))
-    smoothed = step_loss(training, training.model, batch)[1]
+    smoothed = step_loss(training, training.model, batch)
     plain = make_fold(workspace, "binary", label_smoothing=0.0).training
     plain.model.load_state_dict(training.model.state_dict())
-    assert smoothed != pytest.approx(float(step_loss(plain, plain.model, batch)[1]), abs=1e-6)
+    assert float(smoothed) != pytest.approx(float(step_loss(plain, plain.model, batch)), abs=1e-6)
     predictions = training.task.guess(training.targets)
     scores = training.task.scores(training.targets, predictions)
     assert scores == plain.task.scores(training.targets, predictions)

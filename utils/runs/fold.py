@@ -172,8 +172,7 @@ def run_epochs(
 
 def steps_left(training: Training) -> Iterator[int]:
     """Take the steps that the plan has left; yields after each."""
-    first = training.step // training.steps_per_epoch
-    for epoch in range(first, math.ceil(training.config.epochs)):
+    for epoch in range(training.step // training.steps_per_epoch, math.ceil(training.config.epochs)):
         yield from train_epoch(training, epoch)
 
 
@@ -193,7 +192,7 @@ def progress_bar(training: Training) -> tqdm:
 
 def evaluate_and_record(training: Training, folder: Path, progress: Progress, clock: Clock) -> None:
     """One evaluation of our own loop, recorded."""
-    train_loss = float(torch.stack(training.losses).mean())  # before the clock is read: it waits for the GPU
+    train_loss = float(torch.stack(training.losses).mean())  # waits for the GPU; only then is the clock read
     speed = clock.samples_per_second(training)
     progress.predictions = evaluate(training)
     record(training, folder, progress, train_loss, speed)

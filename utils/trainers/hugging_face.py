@@ -1,14 +1,12 @@
-"""A fold in Hugging Face's Trainer: a subclass and a callback round what our loop uses.
-
-    FoldTrainer(fold, Observers(fold)).train()
-"""
+"""A fold in Hugging Face's Trainer."""
 
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from utils.data.tokens import Batch
 from utils.machine import runtime
-from utils.trainers.observers import Observers
+from utils.runs.artifacts import fold_folder
+from utils.runs.observer import Observer
 from utils.trainers.shared import Fold, step_loss
 from utils.training.loop import predict
 
@@ -16,11 +14,11 @@ from utils.training.loop import predict
 class FoldTrainer(Trainer):
     """Trainer with our loss, batches, optimizer and rates; ``options``: of TrainingArguments."""
 
-    def __init__(self, fold: Fold, observers: Observers, **options):
-        training, self.fold, self.observers = fold.training, fold, observers
+    def __init__(self, fold: Fold, observer: Observer, **options):
+        training, self.fold, self.observer = fold.training, fold, observer
         metric = training.task.metric
         settings = {
-            "output_dir": str(fold.folder / "hugging_face"),
+            "output_dir": str(fold_folder(fold.config) / "hugging_face"),
             "max_steps": training.total_steps,
             "max_grad_norm": fold.config.max_grad_norm,
             "seed": fold.config.seed,
@@ -33,6 +31,7 @@ class FoldTrainer(Trainer):
             "save_total_limit": 1,
             "report_to": [],
         }
+        training.model._is_accelerate_prepared = False  # or the Trainer's Accelerator would not take it
         super().__init__(
             training.model,
             TrainingArguments(**settings | options),
@@ -48,8 +47,8 @@ class FoldTrainer(Trainer):
         return super().training_step(model, inputs._asdict(), *arguments)  # it takes no other tuples apart
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        loss, self.of_batch = step_loss(self.fold.training, model, Batch(**inputs))
-        return loss
+        self.loss = step_loss(self.fold.training, model, Batch(**inputs))
+        return self.loss
 
     def evaluate(self, *_, metric_key_prefix="eval", **__):
         training = self.fold.training
@@ -57,25 +56,25 @@ class FoldTrainer(Trainer):
         scores = training.task.scores(training.targets, self.predictions)
         metrics = {f"{metric_key_prefix}_{name}": score for name, score in scores.items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
 class Watch(TrainerCallback):
-    """Tells observers what happens, and the Trainer when an evaluation is due."""
+    """Tells an observer what happens, and the Trainer when an evaluation is due."""
 
     def __init__(self, trainer: FoldTrainer):
-        self.trainer, self.observers = trainer, trainer.observers
+        self.trainer, self.fold, self.observer = trainer, trainer.fold, trainer.observer
 
     def on_train_begin(self, arguments, state, control, **_):
-        self.observers.begin(f"transformers {transformers.__version__}")
+        self.observer.begin(self.fold.training, self.fold.table, f"transformers {transformers.__version__}")
 
     def on_step_end(self, arguments, state, control, **_):
-        self.observers.stepped(self.trainer.of_batch)
-        control.should_evaluate = self.trainer.fold.training.evaluation_due()
+        self.observer.stepped(self.trainer.loss)
+        control.should_evaluate = self.fold.training.evaluation_due()
 
     def on_evaluate(self, arguments, state, control, **_):
         if self.trainer.is_in_train:
-            control.should_training_stop |= self.observers.evaluated(self.trainer.predictions)
+            control.should_training_stop |= self.observer.evaluated(self.trainer.predictions)
             if control.should_training_stop:
-                self.observers.end()  # now: the Trainer may load its best weights after this
+                self.observer.end()  # now: the Trainer may load its best weights after this

@@ -1,10 +1,7 @@
-"""A fold in Lightning: a LightningModule, a LightningDataModule and a callback round what our loop uses.
+"""A fold in Lightning, an extra requirement: requirements-trainers.txt."""
 
-    data = FoldData(Fold(config, table))
-    make_trainer(data, Watch(Observers(data.fold))).fit(FoldModule(data), data)
-
-Lightning is an extra requirement: requirements-trainers.txt.
-"""
+import math
+from dataclasses import dataclass
 
 import lightning as pl
 import torch
@@ -12,8 +9,10 @@ from accelerate.utils import gather_object
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from utils.data import tokens
-from utils.trainers.observers import Observers
-from utils.trainers.shared import Fold, step_loss
+from utils.runs.artifacts import fold_folder
+from utils.runs.observer import Observer
+from utils.tasks import make_task
+from utils.trainers.shared import Fold, check_settings, step_loss
 from utils.training.predict import decode, unpad
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
@@ -57,13 +56,16 @@ class FoldModule(pl.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)  # which Lightning leaves to a fused optimizer, and then clips nothing
-        if norm := self.fold.config.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), norm)
+        limit = self.fold.config.max_grad_norm or math.inf
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
     def training_step(self, batch, _):
-        loss, of_batch = step_loss(self.fold.training, self.model, batch)
-        self.log("train_loss", of_batch, prog_bar=True)
-        return {"loss": loss, "of_batch": of_batch}
+        loss = step_loss(self.fold.training, self.model, batch)
+        self.log("train_loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_):
+        self.trainer.should_stop |= self.trainer.global_step >= self.fold.training.total_steps
 
     def validation_step(self, batch, number):
         logits = self.model(**batch.inputs, extras=batch.extras)["logits"].cpu().double().numpy()
@@ -78,23 +80,23 @@ class FoldModule(pl.LightningModule):
     test_step, on_test_epoch_end = validation_step, on_validation_epoch_end
 
 
+@dataclass
 class Watch(pl.Callback):
-    """Tells observers what happens: averages, samples, the fold's folder."""
+    """Tells an observer what happens: it averages, shows samples, leaves the fold's folder."""
 
-    def __init__(self, observers: Observers):
-        self.observers = observers
+    observer: Observer
 
     def on_fit_start(self, trainer, module):
-        self.observers.begin(f"lightning {pl.__version__}")
+        self.observer.begin(module.fold.training, module.fold.table, f"lightning {pl.__version__}")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, number):
-        self.observers.stepped(outputs["of_batch"])
+        self.observer.stepped(outputs["loss"])
 
     def on_validation_end(self, trainer, module):
-        trainer.should_stop |= self.observers.evaluated(module.predictions)
+        trainer.should_stop |= trainer.state.fn == "fit" and self.observer.evaluated(module.predictions)
 
     def on_train_end(self, trainer, module):
-        self.observers.end()
+        self.observer.end()
 
 
 def make_trainer(data: FoldData, *callbacks: pl.Callback, **options) -> pl.Trainer:
@@ -102,23 +104,18 @@ def make_trainer(data: FoldData, *callbacks: pl.Callback, **options) -> pl.Train
 
     ``options``: of Lightning's Trainer, such as ``devices``, ``logger`` or another ``precision``.
     """
-    training, config = data.fold.training, data.fold.config
-    metric = training.task.metric
-    best = ModelCheckpoint(
-        data.fold.folder / "lightning", monitor=metric.name, mode="max" if metric.higher_is_better else "min"
-    )
-    return pl.Trainer(
-        **{
-            "max_steps": training.total_steps,
-            "precision": PRECISIONS[training.choice.name],
-            "val_check_interval": config.eval_every or training.steps_per_epoch,
-            "check_val_every_n_epoch": None,
-            "num_sanity_val_steps": 0,
-            "devices": 1,
-            "callbacks": [*callbacks, best],
-            "logger": False,
-            "use_distributed_sampler": False,  # the batches are shared out already
-            "inference_mode": False,
-            **options,
-        }
-    )
+    config, metric = data.fold.config, make_task(data.fold.config).metric
+    folder, mode = fold_folder(config) / "lightning", "max" if metric.higher_is_better else "min"
+    settings = {
+        "min_epochs": 0,
+        "max_epochs": math.ceil(config.epochs),  # the module stops after the plan's last step
+        "precision": PRECISIONS[check_settings(config)],
+        "val_check_interval": config.eval_every or 1.0,
+        "check_val_every_n_epoch": None if config.eval_every else 1,
+        "num_sanity_val_steps": 0,
+        "callbacks": [*callbacks, ModelCheckpoint(folder, monitor=metric.name, mode=mode)],
+        "devices": 1,
+        "logger": False,
+        "use_distributed_sampler": False,  # the batches are shared out already
+    }
+    return pl.Trainer(**settings | options)
