@@ -37,14 +37,16 @@ def _scores(run: Run, weights: str, rows: np.ndarray) -> dict[str, float]:
     against = dict.fromkeys(("p", "gain", "gain_low", "gain_high"), float("nan"))
     if weights != "averaged" and "averaged" in run.weights:
         against = {"p": paired_test(run.errors("averaged")[rows], errors, groups)}
-        against |= _gain(task, targets, run.values("averaged")[rows], predictions, groups)
+        against |= gain_between(task, targets, run.values("averaged")[rows], predictions, groups)
     scores = task.scores(targets, predictions)
     score = scores.pop(task.metric.name)
     error = float(np.nanmean(np.nanmean(errors, axis=1)))
     return {"score": score, "low": low, "high": high, **scores, "error": error, **against}
 
 
-def _gain(task: Task, targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> dict:
+def gain_between(
+    task: Task, targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray
+) -> dict:
     """By how much ``ours`` score better than ``theirs`` on the same rows, with a 95 % interval by group."""
 
     def gain(rows: np.ndarray) -> float:
