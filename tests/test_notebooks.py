@@ -380,11 +380,25 @@ def test_the_tour_of_questions_judges_its_cut_on_other_folds(tmp_path, parameter
     assert "The text does not say." in outputs
 
 
+def test_three_loops_come_to_the_same_weights(tmp_path, parameters):
+    """Without Lightning, two."""
+    settings = {"preset": "tiny", "epochs": "2", "views": "3"}
+    words = [word for option in settings.items() for word in ("-p", *option)]
+    done = run_papermill(TOURS[3], tmp_path / "10.ipynb", *words, *parameters, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "10.ipynb", 4).cells])
+    (difference,) = re.findall(r"no weight differs by more than ([\d.e-]+)\.", outputs)
+    assert float(difference) < 1e-5
+    assert "lines of code" in outputs
+    assert re.search(r"mse: off by \d", outputs)
+    assert (tmp_path / "output" / "trainers-hugging_face" / "fold-0" / "manifest.json").is_file()
+
+
 # --- what is committed --------------------------------------------------------------------------------------
 
 
 #: Committed before an idle machine has executed them; `make notebooks` writes their outputs.
-WITHOUT_OUTPUTS = {"08_aspects", "09_questions"}
+WITHOUT_OUTPUTS = {"08_aspects", "09_questions", "10_trainers"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -53,7 +53,7 @@ BUDGETS = {
     "modeling": 1370,
     "tasks": 2945,
     "training": 1395,
-    "runs": 2560,
+    "runs": 2610,
     "release": 700,
     "trainers": 300,
     "explain": 530,
