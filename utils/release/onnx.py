@@ -1,6 +1,7 @@
 """ONNX: exporting weights, so that onnxruntime alone can predict with them, and reading them again."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -92,20 +93,23 @@ def export(folder: Path | str, target: Path | str | None = None, int8: bool = Fa
     model, tokenizer = load_model(folder, attn_implementation="eager")
     model.config = with_names(model.config)
     model.config.auto_map = {}  # the code stays where the weights are
-    with readable_errors("cannot be exported", folder), _quiet(), atomic_folder(target) as new:
-        names = write_graph(model, tokenizer, new / MODEL)
-        difference = _difference(model, tokenizer, new)
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"{runtime.display_path(folder)} cannot be exported: its outputs in ONNX differ from torch's "
-                f"by {difference:.1g}; choose another encoder, or predict with the weights themselves."
-            )
-        if int8:
-            _quantize(new / MODEL)
+    with readable_errors("cannot be exported", folder), _quiet():
+        for name in PACKAGES:
+            importlib.import_module(name)  # at once, and not after minutes
+        with atomic_folder(target) as new:
+            names = write_graph(model, tokenizer, new / MODEL)
             difference = _difference(model, tokenizer, new)
-        _write_rest(model, tokenizer, new, {"int8": int8, "inputs": names, "difference": difference})
-        (new / CARD).write_text(card(new, target.name, folder), encoding="utf-8")
-        seal(new)
+            if not difference <= TOLERANCE:
+                raise InputError(
+                    f"{runtime.display_path(folder)} cannot be exported: its outputs in ONNX differ from "
+                    f"torch's by {difference:.1g}; predict with the weights themselves."
+                )
+            if int8:
+                _quantize(new / MODEL)
+                difference = _difference(model, tokenizer, new)
+            _write_rest(model, tokenizer, new, {"int8": int8, "inputs": names, "difference": difference})
+            (new / CARD).write_text(card(new, target.name, folder), encoding="utf-8")
+            seal(new)
     return target
 
 
@@ -128,6 +132,8 @@ def write_graph(model: TextModel, tokenizer: PreTrainedTokenizerBase, path: Path
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # traces of the stack, with this machine's paths
     program.save(str(path))
     return list(batch)
 
