@@ -97,7 +97,7 @@ def test_int8_is_smaller_and_says_how_far_it_is_off(
     assert rounded.stat().st_size < 0.6 * whole.stat().st_size
     assert str(runtime.ROOT).encode() not in whole.read_bytes()
     one, other = (numbers_of(predict(one, rows)) for one in (folder, tmp_path / "int8"))
-    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
+    assert 0 < np.abs(one - other).max() < 10 * facts["difference"]
 
 
 def test_a_model_whose_outputs_differ_is_refused_and_nothing_is_written(

@@ -95,9 +95,9 @@ def save_model(
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
 
-    It has the model's code, with which transformers reads it elsewhere. Raises InputError if the model that is
-    loaded from it has other weights. One that replaces another of the same training is not loaded: what
-    decides it is the encoder.
+    It has the model's code, with which transformers reads it elsewhere. Raises InputError if the model loaded
+    from it has other weights. One that replaces another of the same training is not loaded: what decides it
+    is the encoder.
     """
     replaces = folder.exists()
     weights = {name: value.detach().float() for name, value in weights.items()}
