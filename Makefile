@@ -27,10 +27,11 @@ run: .venv/.ready ## train one fold and print its scores: PRESET (demo), FOLD (0
 folds: .venv/.ready ## train all folds, or those of FOLD=0-2, and compare them: PRESET, RUN, ARGS="--seed 1,2"
 	@$(PYTHON_IN) -m batch $(given) $(ARGS)
 
-lit: .venv/.ready ## open a run in LIT until Ctrl-C: PRESET, RUN, DATA, WEIGHTS, TARGET, TEXTS, PORT, HOST
+lit: .venv/.ready ## open a run in LIT until Ctrl-C: PRESET, RUN, DATA, WEIGHTS, TARGET, TEXTS, TEST, PORT, HOST
 	@$(PYTHON_IN) -m utils lit -p preset $(PRESET) $(if $(filter-out $(PRESET),$(RUN)),-p run $(RUN)) \
 	  $(if $(DATA),-p data "$(DATA)") $(if $(WEIGHTS),--weights "$(WEIGHTS)") \
-	  $(if $(TARGET),--target "$(TARGET)") $(if $(TEXTS),--texts $(TEXTS)) --port $(PORT) --host $(HOST)
+	  $(if $(TARGET),--target "$(TARGET)") $(if $(TEXTS),--texts $(TEXTS)) \
+	  $(if $(TEST),--test "$(TEST)") --port $(PORT) --host $(HOST)
 
 test: .venv/.ready-dev check ## check the code and run the tests, as CI does; TEST_PROCESSES (2)
 	$(PYTEST)

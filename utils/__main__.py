@@ -107,6 +107,9 @@ def add_lit_options(option: Callable) -> None:
     )
     option("--texts", type=int, default=60, metavar="N", help="held-out texts per fold; 0: all; default: 60")
     option("--target", default="", metavar="NAME", help="the target or label to explain; default: the first")
+    option(
+        "--test", default="", metavar="FILE", help="texts without a truth, such as test.csv, to open as well"
+    )
     option("--port", type=int, default=5432, help="the port to listen on; 0: a free one; default: 5432")
     option("--host", default="127.0.0.1", help="0.0.0.0 serves other machines, too; default: 127.0.0.1")
     text = "further host names that requests may use, with commas between them"
@@ -197,7 +200,8 @@ def lit(options: argparse.Namespace) -> None:
     try:
         config = Config.make(**dict(options.settings))
         chosen = {
-            name: getattr(options, name) for name in ("weights", "texts", "port", "host", "allow", "target")
+            name: getattr(options, name)
+            for name in ("weights", "texts", "port", "host", "allow", "target", "test")
         }
         server = lit.start(open_run(config), **chosen)
         print(f"LIT is at {server.page} (Ctrl-C stops it)", flush=True)

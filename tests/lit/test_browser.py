@@ -157,6 +157,22 @@ def test_the_page_shows_edits_colours_points_and_two_models(page, lit, rows, exp
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.full
+def test_ten_edits_leave_every_plot_its_context(page, lit):
+    open_lit(page, lit, "")
+    open_tab(page, "Scalars")
+    wait_until_drawn(page.locator("scalar-module canvas").first)
+    page.locator("lit-data-table tbody tr").first.click()
+    editor = page.locator("datapoint-editor-module textarea").first
+    for number in range(10):
+        editor.fill(f"A cat sat on mat number {number}.")
+        page.locator("datapoint-editor-module").get_by_text("Add", exact=True).click()
+        page.get_by_text(f"of {120 + number + 1} datapoints").wait_for()
+        page.wait_for_timeout(1000)
+    wait_until_drawn(page.locator("scalar-module canvas").first)
+    assert messages(page) == []
+
+
 def test_attention_by_hand(page, lit, explainer):
     """From LIT's page: another text, a layer, a head; the heads by what masking them does; back to LIT."""
     from playwright.sync_api import expect
@@ -167,8 +183,9 @@ def test_attention_by_hand(page, lit, explainer):
     page.get_by_text("Read", exact=True).click()
     tokens, attention = explainer.attentions("<b>Rain</b> fell on the harbour.")
     expect(page.locator("#rollout .token")).to_have_text(tokens[1:-1], timeout=60_000)
-    page.locator("#layer").select_option("1")
-    page.locator("#head").select_option("0")
+    for name, value in (("#layer", "1"), ("#head", "0")):
+        with page.expect_response("**/attention/head"):
+            page.locator(name).select_option(value)
     canvas = page.locator("#matrix")
     wait_until_drawn(canvas)
     label, side = canvas.evaluate("canvas => [canvas.labels, canvas.side]")

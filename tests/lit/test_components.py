@@ -7,6 +7,7 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 from tests.lit.conftest import HELD_OUT, MODEL, SCORE, predict, text_of
+from utils.lit.tsne import TSNEModel
 from utils.lit.wrappers import FoldModel
 
 
@@ -32,9 +33,11 @@ def test_maps_and_neighbours(lit, rows, explainer):
     projected = lit.project("pca", MODEL, HELD_OUT)
     for axis in range(2):
         assert abs(np.corrcoef(expected[:, axis], projected[:, axis])[0, 1]) > 0.999
-    points = lit.project("umap", MODEL, HELD_OUT)
-    assert points.shape == (24, 3)
-    assert np.isfinite(points).all()
+    for method in ("umap", "tsne"):
+        points = lit.project(method, MODEL, HELD_OUT)
+        assert points.shape == (24, 3)
+        assert np.isfinite(points).all()
+        assert np.ptp(points, axis=0).min() > 0
     settings = {"dataset_name": HELD_OUT, "embedding_name": "pooled", "num_neighbors": 4}
     (answer,) = lit.interpret("nearest neighbors", MODEL, HELD_OUT, rows[:1], **settings)
     nearest = np.argsort(cdist(pooled[:1], pooled)[0])[:4]
@@ -160,3 +163,13 @@ def test_texts_cluster_by_their_salient_words(lit, rows):
     clusters = lit.interpret("Salience Clustering", MODEL, HELD_OUT, rows, **mapper)["cluster_ids"]
     assert len(clusters["token_gradients"]) == len(rows)
     assert set(clusters["token_gradients"]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 9])
+def test_tsne_places_few_texts_and_later_ones(count):
+    model, vectors = TSNEModel(n_components=3), np.random.default_rng(0).normal(size=(count, 5))
+    places = [one["z"] for one in model.fit_transform([{"x": vector} for vector in vectors])]
+    assert np.shape(places) == (count, 3)
+    assert np.isfinite(places).all()
+    (again,) = model.predict_minibatch([{"x": vectors[0]}])
+    np.testing.assert_allclose(again["z"], places[0], atol=1e-3)

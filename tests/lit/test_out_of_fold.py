@@ -61,7 +61,7 @@ def test_metrics_say_how_many_of_the_texts_the_model_was_trained_on(lit, model, 
 
 def test_an_edited_text_stays_with_its_fold(lit, all_rows):
     row = next(row for row in all_rows if row["data"]["fold"] == "3")
-    edited = {"id": "new", "data": row["data"] | {"excerpt": "A cat sat."}, "meta": {}}
+    edited = {"id": "", "data": row["data"] | {"excerpt": "A cat sat.", "_id": ""}, "meta": {}}
     ((answer,), (alone,)) = (
         of_all(lit, [edited], SCORE, name) for name in (MODEL_OF_ALL, "fold 3 · averaged")
     )

@@ -23,10 +23,11 @@ def test_scores_are_those_that_the_fold_recorded(held_out, trained):
 
 def test_rmse_of_every_model_on_every_dataset(held_out):
     table = held_out.metric_table()
-    assert table.shape == (5, 5)
+    assert table.shape == (6, 6)
     errors = held_out.scores - held_out.targets
     assert table.loc[MODEL, HELD_OUT] == pytest.approx(np.sqrt((errors**2).mean()), rel=1e-5)
-    assert table.notna().all(axis=None)
+    assert table.iloc[1:, 1:].notna().all(axis=None)
+    assert table.loc["out of fold · averaged"].dropna().index.tolist() == ["out of fold"]
 
 
 def test_words_have_their_tokens_salience(lit, held_out, rows):

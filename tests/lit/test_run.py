@@ -74,6 +74,24 @@ def test_of_several_targets_the_one_asked_for_is_explained(tmp_path, alone):
     assert np.abs(default - target).max() > 0.1
 
 
+def test_texts_without_a_truth_are_a_data_set_of_their_own(trained, tmp_path, alone):
+    pd.DataFrame({"id": ["x", "y"], "excerpt": ["A cat sat.", "Rain fell."]}).to_csv(tmp_path / "new.csv")
+    one = replace(trained, folders={0: trained.folders[0]})
+    lit = start(one, texts=2, test=str(tmp_path / "new.csv"))
+    assert list(lit.ask("get_info")["datasets"])[:2] == [HELD_OUT, "test"]
+    rows = lit.ask("get_dataset", dataset_name="test")
+    assert [(row["data"]["id"], row["data"]["target"], row["data"]["fold"]) for row in rows] == [
+        ("x", None, ""),
+        ("y", None, ""),
+    ]
+    scores = [answer[SCORE] for answer in predict(lit, rows, SCORE, dataset="test")]
+    expected = Explainer(trained.folders[0] / "averaged", trained.task).scores(["A cat sat.", "Rain fell."])
+    np.testing.assert_allclose(scores, expected[:, 0], atol=1e-5)
+    answers = lit.ask("get_metrics", {"inputs": rows}, model=MODEL, dataset_name="test")
+    assert answers["regression"][0]["metrics"] == {}
+    assert start(one, texts=2) is not lit
+
+
 def test_stop_frees_the_port_at_once(trained, alone):
     one = replace(trained, folders={0: trained.folders[0]})
     lit = start(one, texts=2)

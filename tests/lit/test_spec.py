@@ -21,12 +21,14 @@ from utils.tasks import Task
 
 def test_five_models_stand_beside_five_datasets(lit, trained):
     info = lit.ask("get_info")
-    assert list(info["models"]) == [f"fold {fold} · averaged" for fold in range(5)]
-    for about in info["models"].values():
+    folds = [f"fold {fold} · averaged" for fold in range(5)]
+    assert list(info["models"]) == ["out of fold · averaged", *folds]
+    for about in map(info["models"].get, folds):
         assert [name for name in about["datasets"] if name[0] != "_"] == [
-            f"fold {fold} held out" for fold in range(5)
+            "out of fold",
+            *(f"fold {fold} held out" for fold in range(5)),
         ]
-        assert {"umap", "pca", "LIME", "tcav", "nearest neighbors", "Salience Clustering"} <= set(
+        assert {"umap", "pca", "tsne", "LIME", "tcav", "nearest neighbors", "Salience Clustering"} <= set(
             about["interpreters"]
         )
         assert about["generators"] == ["Ablation Flip", "HotFlip", "Word Replacer", "Scrambler"]
@@ -75,12 +77,16 @@ def test_columns_that_lit_cannot_show_are_left_out(trained):
         "id",
         "target",
         "band",
+        "number of words",
         "topic",
         "level",
         "suitable",
         "fold",
         "note",
     ]
+    assert [row["number of words"] for row in dataset.examples] == table[
+        "excerpt"
+    ].str.split().str.len().tolist()
     assert {row["note"] for row in dataset.examples} == {"", "a"}
     validation.validate_dataset(dataset, report_all=True)
 

@@ -87,6 +87,12 @@ _MAP = (
     b"#scatter-gl-container {\n  height: 100%;\n  min-width: 1px;\n  min-height: 1px;",
 )
 _ITS_FRAME = (b".hidden-container {\n  display: none;", b".hidden-container {\n  visibility: hidden;")
+#: Each plot of Scalars held a WebGL context for every edit, and a browser takes the oldest of more than 16.
+_CONTEXTS = (
+    b'p.textContent="",m.textContent="";const y=',
+    b'p.textContent="";for(const c of m.querySelectorAll("canvas"))'
+    b'c.getContext("webgl")?.getExtension("WEBGL_lose_context")?.loseContext();m.textContent="";const y=',
+)
 #: A link to the page of attention.
 _ATTENTION = (
     b'<lit-tooltip content="Copy link to this page" tooltipPosition="left">',
@@ -104,6 +110,11 @@ _CHATTER = (
     b',S.log("Copied URL to this instance: ",t)',
     b'l.warn("Possibly conflicting .bind() invocations detected"),',
 )
+#: A plot that is not shown yet says so, again and again.
+_NOT_SHOWN = (
+    b'if(!t||!n)return l.warn("Delaying Scene initialization: canvas has zero size"),void(',
+    b"if(!t||!n)return void(1||",
+)
 #: Canvases whose pixels are read back; the browser warns unless it is told.
 _READ_BACK = tuple(
     (
@@ -116,8 +127,8 @@ _READ_BACK = tuple(
 PATCHES = (
     *(_MARKDOWN, _TARGET_FIELD, _ITS_CLASS, _NO_NUMBER),
     *(_LAYOUT, _WIDTH, _BUTTONS, _TSNE, _MAP, _ITS_FRAME),
-    *(_ATTENTION, _ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
-    *_READ_BACK,
+    *(_ATTENTION, _CONTEXTS, _ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
+    *(_NOT_SHOWN, *_READ_BACK),
     *((text, b"") for text in _CHATTER),
 )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from absl import logging
 from lit_nlp import dev_server, server_config
+from pandas.util import hash_pandas_object as hash_rows
 from tqdm.auto import tqdm
 
 from utils.config import InputError, check_choice
@@ -25,6 +26,7 @@ from utils.machine import runtime
 from utils.machine.files import digest
 from utils.runs import artifacts
 from utils.runs.run import Run
+from utils.runs.submission import load_test
 from utils.tasks import Task
 
 logging.set_verbosity(logging.ERROR)  # LIT warns of every text that its cache cannot hold
@@ -40,6 +42,7 @@ def start(
     host: str = "127.0.0.1",
     allow: str = "",
     target: str = "",
+    test: str = "",
 ) -> Lit:
     """Serve a run's fold models together with the texts that each held out.
 
@@ -56,21 +59,25 @@ def start(
             notebook server's.
         target: what to explain: a target, or one of its labels; empty: the first target. Of two labels it is
             the second, unless one is named.
+        test: a file of texts without a truth, to be one more data set.
 
     Raises InputError for an option that cannot be used.
     """
     names, output = split_weights(run, weights), output_number(run.task, target)
     texts, port = _check_whole("texts", texts, 10**9), _check_whole("port", port, 65535)
-    options = (names, texts, port, host, allow, output)
+    options = (names, texts, port, host, allow, output, test)
     hashes = [hash_weights(folder / name) for folder in run.folders.values() for name in names]
-    rows = hashlib.sha256(pd.util.hash_pandas_object(run.table, index=False).to_numpy()).hexdigest()
+    unseen = load_test(run.config, test) if test else run.table.head(0)
+    rows = [
+        hashlib.sha256(hash_rows(table, index=False).to_numpy()).hexdigest() for table in (run.table, unseen)
+    ]
     if _current and _current["lit"].running and _current["from"] == (options, hashes, rows):
         return _current["lit"]
     if not (_current and _current["lit"].port == port):
         check_port(host, port)  # before a server is stopped and models are loaded
     stop()
     several = [model_name(None if len(run.folders) > 1 else min(run.folders), name) for name in names]
-    lit = Lit(build(run, names, texts, output), host, port, allow, several if len(names) > 1 else ())
+    lit = Lit(build(run, names, texts, output, unseen), host, port, allow, several if len(names) > 1 else ())
     _current.update({"lit": lit, "from": (options, hashes, rows)})
     warm_up(lit)
     return lit
@@ -125,8 +132,10 @@ def dataset_name(fold: int) -> str:
     return f"fold {fold} held out"
 
 
-def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
+def build(run: Run, weights: tuple[str, ...], texts: int, output: int, unseen: pd.DataFrame):
     """The LIT application of a run, as a WSGI app. Prints how much memory it is going to need.
+
+    ``unseen``: texts without a truth, which no fold has read; perhaps none.
 
     The first model and data set are those that the page opens with: with several folds, out of fold.
     """
@@ -149,6 +158,10 @@ def build(run: Run, weights: tuple[str, ...], texts: int, output: int):
         description = "The texts of all folds. Out of fold, each is scored by the model that did not see it."
         datasets = {OUT_OF_FOLD: TextDataset(pd.concat(tables.values()), view, description), **datasets}
         models = {**out_of_fold(run, weights, models), **models}
+    if len(unseen):
+        columns = [*unseen, *(column for column in run.table if column not in unseen)]
+        about = f"{len(unseen)} texts without a truth. Out of fold, the first fold reads them."
+        datasets["test"] = TextDataset(unseen.reindex(columns=columns), view, about)
     counts = f"{len(run.folders) * len(weights)} models, {sum(map(len, tables.values()))} texts"
     print(f"LIT: {counts}, about {memory(models, datasets):.1f} GiB of memory beside Python's own.")
     options = {

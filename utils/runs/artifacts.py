@@ -94,10 +94,10 @@ def save_model(
     folder: Path,
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
+    It has the model's code, with which transformers can read it elsewhere.
 
-    It has the model's code, with which transformers reads it elsewhere. Raises InputError if the model loaded
-    from it has other weights. One that replaces another of the same training is not loaded: what decides it
-    is the encoder.
+    Raises InputError if the model that is loaded from it has other weights. One that replaces another of the
+    same training is not loaded: what decides it is the encoder.
     """
     replaces = folder.exists()
     weights = {name: value.detach().float() for name, value in weights.items()}
@@ -246,5 +246,5 @@ def read_samples(folder: Path) -> pd.DataFrame:
     path = Path(folder) / SAMPLES
     if (folder / MANIFEST).is_file():
         verify(folder, within=SAMPLES)
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return pd.DataFrame([json.loads(line) for line in lines])
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return pd.DataFrame([json.loads(line) for line in lines if line.endswith(b"\n")])  # one may be cut short

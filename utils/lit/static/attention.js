@@ -56,6 +56,7 @@ async function showHead() {
   const answer = await ask("head", { ...read.text, ...chosen });
   if (number !== latest) return;
   weights = answer.weights;
+  at("under").textContent = "";
   draw();
   for (const cell of at("heads").querySelectorAll("td"))
     cell.classList.toggle("chosen", cell.title.startsWith(`layer ${chosen.layer + 1}, head ${chosen.head + 1}:`));
