@@ -173,7 +173,7 @@ def roundtrip(folder):
             assert torch.equal(model(**INPUTS).logits, loaded(**INPUTS).logits), family
             eager = TextModel.from_pretrained(directory, attn_implementation="eager").eval()
             assert len(eager(**INPUTS, output_attentions=True).attentions) == 3
-            assert {path.suffix for path in directory.iterdir()} == {".json", ".safetensors"}
+            assert {path.suffix for path in directory.iterdir()} == {".json", ".py", ".safetensors"}
 
 
 class _NoTokenizer:

@@ -194,7 +194,7 @@ def _write_rest(model: TextModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         "pad_token": tokenizer.pad_token,
         "direction": tokenizer.padding_side,
     }
-    names = task.columns("") if model.config.head["labels"] else task.outputs
+    names = task.columns("") if model.config.head.get("labels") else task.outputs
     facts = {"format": "onnx", **facts, "opset": opset, "versions": versions, "names": list(names)}
     write_json(folder / FACTS, facts | {"max_length": tokenizer.model_max_length, "padding": padding})
     tokenizer.save_pretrained(folder)
@@ -215,9 +215,9 @@ def readable_errors(problem: str, folder: Path) -> Iterator[None]:
             f"ONNX needs {error.name}; run: pip install -r requirements-export.txt -c constraints.txt"
         ) from None
     except Exception as error:  # torch's exporter and onnxruntime raise a dozen kinds
+        reason = short_reason(error.__cause__ or error)  # type: ignore[arg-type] # the exporter's says nothing
         raise InputError(
-            f"{runtime.display_path(folder)} {problem} as ONNX ({short_reason(error)}); use the folder of "
-            "weights itself."
+            f"{runtime.display_path(folder)} {problem} as ONNX ({reason}); use the folder of weights itself."
         ) from None
 
 
