@@ -53,7 +53,7 @@ BUDGETS = {
     "tasks": 2945,
     "training": 1380,
     "runs": 2350,
-    "release": 700,
+    "release": 705,
     "explain": 530,
     "reporting": 2640,
     "lit": 2210,
