@@ -52,7 +52,7 @@ BUDGETS = {
     "modeling": 1370,
     "tasks": 2945,
     "training": 1380,
-    "runs": 2350,
+    "runs": 2360,
     "release": 705,
     "explain": 530,
     "reporting": 2640,
