@@ -1,4 +1,4 @@
-"""Tables, plots and sentences of notebook 01: what works on a machine, its data, and its precisions compared."""
+"""Notebook 01: what works on a machine, its data, its precisions compared; tables, plots and sentences."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
