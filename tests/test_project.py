@@ -43,7 +43,7 @@ BUDGETS = {
     "runs": 2310,
     "explain": 530,
     "reporting": 2640,
-    "lit": 2210,
+    "lit": 2240,
     "batch": 1440,
 }
 #: What a newcomer reads to understand the suite, in half an hour.

@@ -185,7 +185,7 @@ def test_attention_by_hand(page, lit, explainer):
     expect(page.locator("#rollout .token")).to_have_text(tokens[1:-1], timeout=60_000)
     for name, value in (("#layer", "1"), ("#head", "0")):
         with page.expect_response("**/attention/head"):
-            page.locator(name).select_option(value)
+            page.locator(name).select_option(value=value)
     canvas = page.locator("#matrix")
     wait_until_drawn(canvas)
     label, side = canvas.evaluate("canvas => [canvas.labels, canvas.side]")
