@@ -88,7 +88,7 @@ clean: ## remove .venv, all runs in output/ and all caches
 	bash setup.sh
 	@touch $@
 
-.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt
+.venv/.ready-dev: .venv/.ready requirements-dev.txt requirements-ray.txt requirements-export.txt
 	bash setup.sh --dev
 	@touch $@
 

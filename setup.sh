@@ -106,7 +106,9 @@ choose_constraints() {
   requirements=(-r requirements.txt -r requirements-lit.txt)
   if [ "$platform" = machine ]; then
     constraints=constraints.txt
-    if $dev; then requirements+=(-r requirements-dev.txt -r requirements-ray.txt); fi
+    if $dev; then
+      requirements+=(-r requirements-dev.txt -r requirements-ray.txt -r requirements-export.txt)
+    fi
     return
   fi
   # The platform has its own notebook front end. Every other installed package stays at its version.

@@ -19,7 +19,7 @@ from utils.machine import distributed, runtime
 from utils.runs.artifacts import load_model
 from utils.training.build import build_model
 
-COMMANDS = ("train", "predict", "encoder", "lit", "environment", "report")
+COMMANDS = ("train", "predict", "encoder", "export", "publish", "lit", "environment", "report")
 
 
 def run(*arguments):

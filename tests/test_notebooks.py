@@ -15,10 +15,12 @@ import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
+from PIL import Image
 
 from tests import hostile
 from tests.lit.label_runs import KINDS, label_table
 from utils.machine import runtime
+from utils.reporting import style
 
 NOTEBOOKS = sorted((runtime.ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SETUP, TRAINING, EVALUATION, INTERPRETATION, RATES, SUBMISSION, *TOURS = NOTEBOOKS
@@ -44,6 +46,13 @@ def streams(notebook):
         for output in cell.get("outputs", [])
         if output["output_type"] == "stream"
     )
+
+
+def n_plots(notebook):
+    """How many plots are among the outputs; a drawing from docs/pictures is not one."""
+    outputs = [out for cell in nbformat.read(notebook, 4).cells for out in cell.get("outputs", [])]
+    shown = [out for out in outputs if "image/png" in out.get("data", {})]
+    return sum("width" not in out["metadata"].get("image/png", {}) for out in shown)
 
 
 @pytest.fixture
@@ -168,7 +177,8 @@ def test_setup_tells_what_works_and_compares_the_precisions(tmp_path):
     assert "here: data/sample/train.csv" in text
     assert re.search(r"(bf16|fp32): the CPU", text)
     assert "samples/s" in text
-    assert text.count("image/png") == 1
+    assert n_plots(output) == 1
+    assert "Everything that the suite needs works here." in text
     assert "it/s" not in text
 
 
@@ -201,8 +211,8 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
     assert "Fold 0 of tiny is missing; it is trained now." in text
     assert "Folds 0, 1 of tiny; not trained: 2, 3, 4." in text
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "03.ipynb", 4).cells])
-    assert outputs.count("image/png") == 7
-    assert re.search(r"\*\*Averaging (helped|did not help|may have helped)", outputs)
+    assert n_plots(tmp_path / "03.ipynb") == 7
+    assert re.search(r"\*\*(Averaging helped|Averaging did not help|Inconclusive)", outputs)
 
     done = run_papermill(SUBMISSION, tmp_path / "06.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -243,7 +253,7 @@ def test_the_notebooks_take_labels(tmp_path, parameters, task):
         done = run_papermill(notebook, tmp_path / notebook.name, *settings, *extra, cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         outputs = [c.get("outputs", []) for c in nbformat.read(tmp_path / notebook.name, 4).cells]
-        assert json.dumps(outputs).count("image/png") == pictures, notebook.name
+        assert n_plots(tmp_path / notebook.name) == pictures, notebook.name
         assert "stderr" not in json.dumps(outputs), "a warning"
     submission = pd.read_csv(tmp_path / "output" / "labels" / "submission.csv")
     assert submission.columns.tolist() == ["id", *LABELS[task]]
@@ -276,7 +286,8 @@ def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
     done = run_papermill(RATES, tmp_path / "05.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
-    assert outputs.count("image/png") == 3
+    assert n_plots(tmp_path / "05.ipynb") == 3
+    assert "With one flat rate of 0.0001, **embeddings** goes from" in outputs
     assert "to move the sliders" in outputs
 
 
@@ -391,6 +402,7 @@ def test_committed_notebooks_are_readable(path):
         return
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
     assert outputs
+    assert "MINUTES" not in notebook.cells[0].source, "say how many minutes it took"
     assert not [output for output in outputs if output.output_type == "error"]
     text = json.dumps(outputs)
     assert not re.search(r"/(root|home|work|tmp|Users)/", text), "an output holds a path of one machine"
@@ -404,12 +416,41 @@ def test_the_setup_cell_is_the_same_in_every_notebook():
         cell.source
         for path in NOTEBOOKS
         for cell in nbformat.read(path, as_version=4).cells
-        if cell.source.startswith("# Setup:")
+        if cell.source.startswith("# @title Setup:")
     }
     (cell,) = cells
     lines = cell.splitlines()
     assert len(lines) < 25
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_folded_on_the_right_machine(path):
+    """Colab, Kaggle and JupyterLab each have their own way to say it."""
+    notebook = nbformat.read(path, as_version=4)
+    (setup,) = [cell for cell in notebook.cells if cell.source.startswith("# @title Setup:")]
+    assert setup.metadata["cellView"] == "form"
+    assert setup.metadata["jupyter"]["source_hidden"]
+    assert setup.metadata["_kg_hide-input"]
+    needs_gpu = path != RATES
+    assert (notebook.metadata.get("accelerator") == "GPU") == needs_gpu
+    assert notebook.metadata["kaggle"]["isGpuEnabled"] == needs_gpu
+    assert notebook.metadata["kaggle"]["isInternetEnabled"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_code_fits_a_narrow_window(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            assert max(map(len, cell.source.splitlines())) <= 100, cell.source
+
+
+@pytest.mark.parametrize("name", ["swa", "layers", "precision", "folds", "flow", "hero"])
+def test_a_drawing_is_small_and_opaque(name):
+    path = runtime.ROOT / "docs" / "pictures" / f"{name}.png"
+    assert path.stat().st_size < 150_000
+    assert style.drawing(name).data.startswith(b"\x89PNG")
+    assert "transparency" not in Image.open(path).info
 
 
 # --- the setup cell -----------------------------------------------------------------------------------------
@@ -423,7 +464,7 @@ def setup_cell(tmp_path, monkeypatch):
     """
     from IPython.core.inputtransformer2 import TransformerManager
 
-    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# @title Setup:")}
     code = TransformerManager().transform_cell(cell.replace("/kaggle/input", str(tmp_path / "input")))
     for name in ("COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE", "SUITE_ROOT"):
         monkeypatch.delenv(name, raising=False)
@@ -531,7 +572,7 @@ def test_the_setup_cell_says_what_failed(setup_cell, tmp_path, monkeypatch):
 
 def test_the_setup_cell_in_a_real_kernel_and_a_path_with_a_space(tmp_path, monkeypatch):
     """IPython itself expands the shell lines; git and bash are stand-ins."""
-    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# Setup:")}
+    (cell,) = {c.source for c in nbformat.read(TRAINING, 4).cells if c.source.startswith("# @title Setup:")}
     content, tools = tmp_path / "my content", tmp_path / "bin"
     content.mkdir()
     tools.mkdir()

@@ -21,7 +21,7 @@ def requirements(name):
 def test_every_requirement_has_one_exact_version_within_its_range():
     pins = {pin.name.lower().replace("_", "-"): pin.specifier for pin in requirements("constraints.txt")}
     assert not any("+" in str(specifier) for specifier in pins.values()), "a local version"
-    suffixes = ("", "-lit", "-dev", "-ray", "-bench")
+    suffixes = ("", "-lit", "-dev", "-ray", "-bench", "-export")
     named = [line for suffix in suffixes for line in requirements(f"requirements{suffix}.txt")]
     by_setup = {"apex", "lit-nlp"}
     assert not {requirement.name for requirement in named} & by_setup, "setup.sh installs these separately"
@@ -32,15 +32,28 @@ def test_every_requirement_has_one_exact_version_within_its_range():
 
 
 #: A wing imports from itself and from the wings before it.
-WINGS = ["machine", "data", "modeling", "tasks", "training", "runs", "explain", "reporting", "lit", "batch"]
+WINGS = [
+    "machine",
+    "data",
+    "modeling",
+    "tasks",
+    "training",
+    "runs",
+    "release",
+    "explain",
+    "reporting",
+    "lit",
+    "batch",
+]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
     "machine": 1210,
-    "data": 1540,
-    "modeling": 1310,
-    "tasks": 2900,
-    "training": 1370,
-    "runs": 2310,
+    "data": 1610,
+    "modeling": 1370,
+    "tasks": 2945,
+    "training": 1380,
+    "runs": 2350,
+    "release": 700,
     "explain": 530,
     "reporting": 2640,
     "lit": 2240,

@@ -13,7 +13,7 @@ _FACE = {
     "fit_fold": "utils.runs.fold",
     "open_run": "utils.runs.run",
     "load_model": "utils.runs.artifacts",
-    "predict": "utils.runs.predict",
+    "predict": "utils.release.predict",
 }
 __all__ = list(_FACE)
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m utils train | predict | encoder | lit | environment | report``.
+"""The command line: ``python -m utils train | predict | encoder | export | publish | lit | ...``.
 
 Each command imports what it needs when it runs, so that ``environment`` works even if torch is missing.
 """
@@ -9,8 +9,9 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from utils.config import Config, InputError
 
@@ -58,6 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
     option = add(encoder, "save the encoder of trained weights alone, as a model of Hugging Face's")
     option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
     option("new", type=Path, metavar="NEW", help="the folder to write")
+    add_export_options(add(export, "write trained weights as ONNX, with what predicts with them elsewhere"))
+    add_publish_options(add(publish, "push a folder, with a card about it, to the Hugging Face hub"))
     add_lit_options(add(lit, "serve the folds of a trained run in LIT until Ctrl-C is pressed"))
     add(environment, "check what works on this machine and say how to fix the rest")
     option = add(report, "print the scores of a fold and where its results are")
@@ -73,11 +76,28 @@ def add_settings(option: Callable) -> None:
 
 
 def add_predict_options(option: Callable) -> None:
-    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
-    option("texts", type=Path, metavar="TEXTS", help="a CSV, .xlsx or JSON file with one text per row")
+    text = "trained weights, such as output/demo/fold-0/averaged; of several, their ensemble"
+    option("folders", type=Path, nargs="+", metavar="FOLDER", help=text)
+    text = "a CSV, .xlsx or JSON file with one text per row; - reads standard input"
+    option("texts", type=Path, metavar="TEXTS", help=text)
     option("--output", type=Path, metavar="CSV", help="the file to write; default: standard output")
     text = "the column with the texts; default: the training data's name for it"
     option("--text-column", metavar="NAME", help=text)
+
+
+def add_export_options(option: Callable) -> None:
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, such as output/demo/fold-0/averaged")
+    option("--format", choices=["onnx"], default="onnx", help="the form; onnx is the only one")
+    option("--int8", action="store_true", help="round weights to eight bits: smaller and faster, less exact")
+    text = "the folder to write; default: beside FOLDER, with -onnx or -onnx-int8 in its name"
+    option("--output", type=Path, metavar="FOLDER", help=text)
+
+
+def add_publish_options(option: Callable) -> None:
+    option("folder", type=Path, metavar="FOLDER", help="trained weights, or an exported folder")
+    option("--to", required=True, metavar="OWNER/NAME", help="the model on the hub; it is made private")
+    text = "push nothing; write what would go to FOLDER with -hub in its name"
+    option("--dry-run", action="store_true", help=text)
 
 
 def add_lit_options(option: Callable) -> None:
@@ -115,25 +135,54 @@ def train(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    from utils.data.reading import read_table
-    from utils.machine.files import short_reason, write_table
-    from utils.runs.predict import predict
+    from utils.machine.files import short_reason
+    from utils.release.predict import as_file, predict_file
 
-    table = read_table(options.texts)
-    with contextlib.redirect_stdout(sys.stderr):  # standard output holds the CSV and nothing else
-        predictions = predict(options.folder, table, options.text_column or "")
-    where = options.output or "standard output"
-    try:
-        if options.output:
-            write_table(options.output, predictions)
-        else:
-            print(predictions.to_csv(index=False), end="", flush=True)
-    except BrokenPipeError:
-        raise
-    except (OSError, UnicodeEncodeError) as error:
-        raise InputError(
-            f"{where} cannot be written ({short_reason(error)}); name a file: --output."
-        ) from None
+    column, where = options.text_column or "", "standard input" if str(options.texts) == "-" else ""
+    with as_file(options.texts) as path:
+        try:
+            with open_output(options.output) as file, contextlib.redirect_stdout(sys.stderr):
+                for number, piece in enumerate(predict_file(options.folders, path, column, where)):
+                    file.write(piece.to_csv(index=False, header=number == 0))
+                    file.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, UnicodeEncodeError) as error:
+            raise InputError(
+                f"{options.output or 'standard output'} cannot be written ({short_reason(error)}); name a "
+                "file: --output."
+            ) from None
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None) -> Iterator[IO[str]]:
+    """A file that appears when all of it is written, or standard output, which holds nothing else then."""
+    from utils.machine.files import atomic_file
+
+    if path is None:
+        yield sys.stdout
+        return
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        yield file
+
+
+def export(options: argparse.Namespace) -> None:
+    from utils.machine.runtime import display_path
+    from utils.release.onnx import export, read_facts
+
+    target = export(options.folder, options.output, options.int8)
+    facts = read_facts(target)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    print(
+        f"{display_path(target)}: opset {facts['opset']['ai.onnx']}, outputs within "
+        f"{facts['difference']:.1g} of torch's, in units of their scale ({versions})."
+    )
+
+
+def publish(options: argparse.Namespace) -> None:
+    from utils.release.publish import publish
+
+    print(publish(options.folder, options.to, options.dry_run))
 
 
 def encoder(options: argparse.Namespace) -> None:

@@ -61,11 +61,15 @@ def test_plots_draw_what_they_are_given(tiny, tiny_table, folder):
     figure = fold.plot_data(tiny_table, [50, 100, 150], task)
     assert "67% of texts are cut at 64" in figure.axes[1].get_title(loc="left")
     assert "40.7% of tokens" in figure.axes[1].get_title(loc="left")
+    assert figure.axes[1].get_legend_handles_labels()[1] == ["max_length, 64"]
+    assert len(figure.axes[0].patches) == tiny_table["target"].nunique(), "a bar per target, no comb of bins"
     model, _ = build_model(config)
     plan = rates.rates_of(model, config, 48)
     assert plan.index.tolist() == pytest.approx([step / 3 for step in range(6)])
     figure = rates.plot_rates(plan, config)
     assert [line.get_label() for line in figure.axes[0].lines] == ["embeddings", "layer 0", "layer 1", "head"]
+    assert np.isnan(figure.axes[0].lines[0].get_ydata()[0]), "the first rate is 0, which no log axis has"
+    assert figure.axes[0].get_ylim()[0] == pytest.approx(plan.max().min() / 30)
     history = pd.read_csv(folder / "history.csv")
     figure = fold.plot_history(history, task.metric)
     assert [line.get_label() for line in figure.axes[0].lines] == ["raw", "averaged"]
@@ -123,6 +127,15 @@ def test_predictions_that_are_no_number_per_target_are_not_plotted(tiny, monkeyp
     assert fold.plot_predictions(predictions, task) is None
     style.save(None, tmp_path / "predictions.png")
     assert not (tmp_path / "predictions.png").exists()
+
+
+def test_the_files_of_a_fold_are_listed_with_their_sizes(tmp_path):
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "model.safetensors").write_bytes(b"0" * 3 * 2**20)
+    (tmp_path / "run.json").write_text("{}")
+    _, first, second = fold.files_tree(tmp_path).splitlines()
+    assert first.split() == ["run.json", "0.0", "MiB"], "the folder's own files come first"
+    assert second.split() == ["last/model.safetensors", "3.0", "MiB"]
 
 
 def test_the_source_shown_is_the_code_that_runs():

@@ -71,6 +71,9 @@ def test_a_plane_is_orthonormal_and_passes_through_its_points(landscape, monkeyp
     )
     grid = plane(landscape, names, size=3, margin=0.0)
     corners = grid.attrs["points"]
+    assert list(grid.attrs["trajectory"]) == landscape.snapshots
+    for name in names[1:]:
+        assert grid.attrs["trajectory"][name] == pytest.approx(corners[name], abs=1e-4)
     for point, weights in zip(grid[["x", "y"]].to_numpy(), seen, strict=True):
         for name in names:  # distances in the plane are distances in the space of weights
             distance = float((weights - _flat(landscape.points[name])).norm())
@@ -112,14 +115,25 @@ def test_every_plot_names_the_metric_and_the_points():
     assert [label.get_text() for label in axes.texts] == ["best epoch", "averaged"]
     grid = pd.DataFrame([{"x": x, "y": y, "train": x + y, "held out": x * y} for x in (0, 1) for y in (0, 1)])
     grid.attrs["points"] = {"averaged": (0, 0), "step-000004": (0, 1), "step-000020": (1, 0)}
+    grid.attrs["trajectory"] = {"step-000004": (0, 1), "step-000010": (0.4, 0.4), "step-000020": (1, 0)}
     panels = plots.plot_plane(grid, metric).axes
     assert [panel.get_title(loc="left") for panel in panels[:2]] == [
         "accuracy on train texts",
-        "accuracy on held out texts",
+        "accuracy on held-out texts",
     ]
-    assert panels[0].get_legend_handles_labels()[1] == ["averaged", "step 4", "step 20"]
-    draws = pd.DataFrame([{"point": "last", "size": size, **parts} for size in (0.0, 0.1, 0.0, 0.1)])
-    assert plots.plot_flatness(draws, metric).axes[0].get_ylabel() == "accuracy"
+    labels = panels[0].get_legend_handles_labels()[1]
+    assert labels == ["all snapshots, in their order", "averaged", "step 4", "step 20"]
+    assert len(panels) == 3, "one colour bar for both panels"
+    draws = pd.DataFrame(
+        [
+            {"point": "last", "size": size, "draw": draw, "train": 0.9 - size, "held out": 0.8}
+            for draw in (0, 1)
+            for size in (0.0, 0.1)
+        ]
+    )
+    axes = plots.plot_flatness(draws, metric).axes[0]
+    assert axes.get_ylabel() == "change of accuracy"
+    assert axes.lines[-1].get_ydata() == pytest.approx([0.0, -0.1])
     averages = pd.DataFrame({"averaged": [1, 2], **parts})
     assert plots.plot_growing_average(averages, metric).axes[0].get_ylabel() == "accuracy"
     plt.close("all")
@@ -141,17 +155,33 @@ def models(tiny, tiny_table):
 def test_the_shares_of_a_layer_pooling_are_drawn_with_those_before_training(pooling, models):
     trained = models(pooling)
     axes = plots.plot_layer_pooling(trained).axes[0]
-    heights = [bar.get_height() for bar in axes.patches]
-    expected = trained[0].pooling.layer_weights.softmax(0).tolist()
-    assert heights == pytest.approx(expected, rel=1e-4)
     start = np.exp([-3.0, -3.0, 0.0])
-    assert axes.lines[0].get_ydata() == pytest.approx(start / start.sum(), rel=1e-4)
-    assert heights != pytest.approx(start / start.sum(), rel=1e-3), "training moved them"
+    start /= start.sum()
+    moved = trained[0].pooling.layer_weights.softmax(0).detach().numpy() - start
+    assert axes.lines[1].get_ydata() == pytest.approx(100 * moved, rel=1e-3, abs=1e-4)
+    assert np.abs(moved).max() > 1e-3, "training moved them"
+    labels = [label.get_text().split("\n")[0] for label in axes.get_xticklabels()]
+    assert labels == ["embeddings", "layer 0", "layer 1"], "as parameter groups are named"
 
 
 @pytest.mark.parametrize("pooling", ["cls", "attention"])
 def test_a_pooling_of_one_layer_has_no_shares_to_draw(pooling, models):
     assert plots.plot_layer_pooling(models(pooling)) is None
+
+
+def test_formats_of_weights_are_compared_with_intervals(tiny, tiny_table):
+    folders = {name: fit_fold(tiny(run=name, weight_format=name), tiny_table) for name in ("fp32", "bfp8")}
+    run = open_run(tiny(run="fp32"))
+    table = plots.compare_formats(folders, run.task, run.predictions.set_index("id")["group"])
+    assert table[["format", "weights"]].to_numpy().tolist() == [
+        ["fp32", "last"], ["fp32", "averaged"], ["bfp8", "last"], ["bfp8", "averaged"]
+    ]  # fmt: skip
+    result = artifacts.read_result(folders["bfp8"])["scores"]["averaged"]
+    assert table["score"].iloc[-1] == pytest.approx(result["rmse"])
+    assert (table["low"] < table["high"]).all()
+    axes = plots.plot_low_precision(table, run.task.metric).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["weights in fp32", "weights in bfp8"]
+    plt.close("all")
 
 
 @pytest.mark.parametrize(

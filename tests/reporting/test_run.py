@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from utils.reporting import run as report
+from utils.reporting.views import make_view
 from utils.runs.artifacts import read_result
 from utils.runs.compare import compare_weights
 from utils.runs.fold import fit_fold
@@ -55,15 +56,20 @@ def test_the_scores_of_each_fold_stand_beside_its_baselines(two):
 def test_scores_are_plotted_with_their_intervals():
     rows = [
         {"fold": fold, "weights": weights, "score": 0.8, "low": 0.7, "high": 0.85}
+        | {"gain": gain, "gain_low": gain - 0.1, "gain_high": gain + 0.1}
         for fold in (0, 3, "all")
-        for weights in ("last", "averaged")
+        for weights, gain in (("last", 0.2), ("averaged", np.nan))
     ]
     rows[0]["high"] = 0.79  # a bootstrap interval need not hold the score
     figure = report.plot_weights(pd.DataFrame(rows), Metric("f1", "macro F1", higher_is_better=True))
-    axes = figure.axes[0]
-    assert axes.get_ylabel() == "macro F1"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["fold 0", "fold 3", "all folds"]
+    axes, gains = figure.axes
+    assert axes.get_xlabel() == "macro F1"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["fold 0", "fold 3", "all folds"]
     assert axes.get_legend_handles_labels()[1] == ["last", "averaged"]
+    (line,) = [line for line in gains.lines if line.get_marker() == "o"]
+    assert line.get_xdata().tolist() == [0.2, 0.2, 0.2], "of the averaged weights over the last"
+    nothing = pd.DataFrame(rows).assign(gain=np.nan)
+    assert len(report.plot_weights(nothing, Metric("rmse", "RMSE")).axes) == 1, "nothing was averaged"
 
 
 def test_errors_belong_to_their_texts(two, errors, tiny_table):
@@ -78,13 +84,15 @@ def test_errors_belong_to_their_texts(two, errors, tiny_table):
 def test_errors_are_drawn_by_length_target_and_category(two, errors):
     figure = report.plot_errors(two, errors, "topic")
     titles = [axes.get_title(loc="left") for axes in figure.axes]
+    sizes = errors["topic"].value_counts()
+    chosen = "with the largest errors" if sizes.iloc[5] == sizes.iloc[6] else "most frequent"
     assert titles[:3] == [
         "Length, in tokens up to",
-        "Decile of the target (1: lowest)",
-        "topic, the 6 most frequent",
+        "Target",
+        f"topic: the 6 {chosen}, of {errors['topic'].nunique()}",
     ]
-    bars = figure.axes[1].containers[0]  # the last weights, by decile
-    lowest = errors.index[pd.qcut(errors["target"].rank(method="first"), 10, labels=False) == 0]
+    bars = figure.axes[1].containers[0]  # the last weights, by target: the sample has six
+    lowest = errors.index[errors["target"] == errors["target"].min()]
     rows = two.predictions.loc[lowest]
     expected = float(np.sqrt(((rows["last"] - rows["target"]) ** 2).mean()))
     assert bars[0].get_height() == pytest.approx(expected)
@@ -93,6 +101,14 @@ def test_errors_are_drawn_by_length_target_and_category(two, errors):
     assert len(topics) == 6
     assert len(figure.axes[3].collections[0].get_offsets()) == len(errors)
     assert len(report.plot_errors(two, errors).axes) == 3, "no category"
+
+
+def test_tenths_of_the_target_keep_equal_targets_together(two):
+    described = pd.Series(np.arange(len(two.predictions)) // 2 * 1.0)  # pairs of equal targets
+    title, table = make_view(two.task).target_errors(two, described)
+    assert title == "Target, in tenths of the texts up to"
+    assert len(table) <= 10
+    assert set(table.index) <= set(described), "a tenth ends with a target that texts have"
 
 
 def test_no_residuals_where_predictions_do_not_pair_with_targets(two, errors, monkeypatch):
@@ -122,6 +138,8 @@ def test_agreement_is_drawn_for_any_number_of_folds(tiny):
     left, right = report.plot_agreement(predictions, task, list(range(7))).axes
     assert len(left.collections) == 7
     assert sum(bar.get_height() for bar in right.patches) == 20
+    left, _ = report.plot_agreement(predictions[:2], task, [0, 4]).axes
+    assert (left.get_xlabel(), left.get_ylabel()) == ("fold 0", "fold 4"), "not both against their own mean"
     right = report.plot_agreement(predictions[:1], task, [0]).axes[1]
     assert sum(bar.get_height() for bar in right.patches) == 20
     plt.close("all")

@@ -72,12 +72,12 @@ def test_boxes_violins_and_every_trial_are_drawn(variants):
 
 
 def test_trajectories_show_the_range_of_trials():
-    rows = [("a", t, e, 0.1 * t + e) for t in (1, 2) for e in (1.0, 2.0)]
+    rows = [("a", t, e + 0.02 * t, 0.1 * t + e) for t in (1, 2) for e in (1.0, 2.0)]
     histories = pd.DataFrame(rows, columns=["variant", "trial", "epoch", "last"]).assign(
         averaged=np.nan, fold=0
     )
     axes = report.plot_trajectories(histories, make_run("binary", 2).task.metric).axes[0]
-    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(1, 1.15), (2, 2.15)])
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [(1.03, 1.15), (2.03, 2.15)])
     assert len(axes.collections) == 1
 
 

@@ -259,9 +259,11 @@ def test_trimming_keeps_every_byte_of_what_it_keeps(tmp_path):
     trim(path, 3)
     assert not path.exists()
     kept = '{"step": 1, "text": "é\u2028"}\n{"step":3}\n'.encode()
-    path.write_bytes(kept + b'{"step": 4}\n{"st')
+    path.write_bytes(kept + b'{"step": 4}\n{}\n5\n{"st')
     trim(path, 3)
     assert path.read_bytes() == kept
+    path.write_bytes(kept + b'{"st')
+    assert artifacts.read_samples(tmp_path)["step"].tolist() == [1, 3]
 
 
 def test_between_evaluations_the_same_is_predicted(tiny, tiny_table, tmp_path):

@@ -158,7 +158,7 @@ ARCHITECTURES = {
 @pytest.mark.parametrize("model_type", ARCHITECTURES)
 def test_every_architecture_trains_and_comes_back_or_says_why_not(model_type, tiny, tmp_path):
     from utils.explain.explainer import Explainer
-    from utils.runs.predict import predict
+    from utils.release.predict import predict
     from utils.tasks import make_task
 
     sizes = {**SHAPE, "num_hidden_layers": 3, "pad_token_id": 0, "max_position_embeddings": 130}

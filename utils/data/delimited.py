@@ -5,6 +5,8 @@ import csv
 import io
 import itertools
 import re
+from collections.abc import Iterator
+from typing import IO
 
 import pandas as pd
 
@@ -15,33 +17,65 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 def read_delimited(data: bytes, where: str) -> pd.DataFrame:
     """A table of strings from UTF-8 text. Raises InputError for rows that do not fit the header."""
-    stated = re.match(rb'"?sep=(.)"?\r?\n', data, re.IGNORECASE)  # Excel's own first line
-    data = data[stated.end() :] if stated else data
-    separator = stated[1].decode("latin-1") if stated else _separator(data)
-    header = _first_records(data, separator)[0]
+    return next(read_chunks(io.BytesIO(data), data, where))
+
+
+def read_chunks(
+    stream: IO[bytes], head: bytes, where: str, rows: int | None = None
+) -> Iterator[pd.DataFrame]:
+    """``read_delimited`` of a stream, some ``rows`` at a time; None: all at once.
+
+    Args:
+        head: how the stream begins, with 200 rows or more if it has as many; they tell the separator.
+    """
+    start = re.match(rb'(\xef\xbb\xbf)?("?sep=(.)"?\r?\n)?', head, re.IGNORECASE)  # sep=: as Excel writes it
+    assert start is not None
+    stream.seek(start.end())
+    head = head[start.end() :]
+    separator = start[3].decode("latin-1") if start[3] else _separator(head)
+    header = _first_records(head, separator)[0]
     if not header:
         raise InputError(f"{where} cannot be read as a CSV table, since it is empty; name another file.")
     padded = len(header) > 1 and all(name.startswith(" ") for name in header[1:])
     options = {"sep": separator, "skipinitialspace": padded, "dtype": str, "keep_default_na": False}
-    commas = SEPARATORS.get(separator, repr(separator))
-    columns = f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
+    with _readable_rows(separator, header, where):
+        reader = pd.read_csv(stream, encoding="utf-8", iterator=True, **options)
+    check_unique(header, where)
+    while True:
+        try:
+            with _readable_rows(separator, header, where):
+                table = reader.get_chunk(rows) if rows else reader.read()
+        except StopIteration:
+            return
+        if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
+            raise InputError(
+                f"{where} has rows with more fields than {_columns(header)}; quote the texts that hold "
+                f"{SEPARATORS.get(separator, repr(separator))}."
+            )
+        table = table.fillna("")  # of rows shorter than the header
+        check_swallowed(table, separator, where)
+        yield table
+
+
+def _columns(header: list[str]) -> str:
+    return f"its single column {header[0]!r}" if len(header) == 1 else f"its {len(header)} columns"
+
+
+@contextlib.contextmanager
+def _readable_rows(separator: str, header: list[str], where: str) -> Iterator[None]:
+    """Say in one sentence which rows pandas cannot read, and what to do."""
     try:
-        table = pd.read_csv(io.BytesIO(data), encoding="utf-8", **options)
+        yield
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         reason = reason.replace("EOF inside string starting at", "a quote is never closed from")
+        commas = SEPARATORS.get(separator, repr(separator))
         advice = f"quote the texts that hold {commas}, and double the quotes in them"
         raise InputError(
-            f"{where} cannot be read as a CSV table ({reason}) with {columns}; {advice}."
+            f"{where} cannot be read as a CSV table ({reason}) with {_columns(header)}; {advice}."
         ) from None
-    check_unique(header, where)
-    if not isinstance(table.index, pd.RangeIndex):  # how pandas reads rows longer than the header
-        raise InputError(
-            f"{where} has rows with more fields than {columns}; quote the texts that hold {commas}."
-        )
-    table = table.fillna("")  # of rows shorter than the header
-    check_swallowed(table, separator, where)
-    return table
+    except UnicodeDecodeError as error:  # of a file that is read in parts; another is decoded as a whole
+        raise InputError(f"{where} is not UTF-8 text ({error.reason}); save it as a UTF-8 CSV.") from None
 
 
 def check_unique(header: list[str], where: str) -> None:

@@ -16,14 +16,17 @@ import pandas as pd
 
 from utils.config import InputError
 from utils.data.aspects import in_three_lines, read_three_lines
-from utils.data.delimited import check_unique, read_delimited
+from utils.data.delimited import check_unique, read_chunks, read_delimited
+from utils.data.table import ROWS_BEFORE
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 
 MOST_UNPACKED = 2**29  # bytes that a compressed file may unpack to
 MOST_IN_SPREADSHEET = 2**28  # bytes of XML, of which openpyxl makes many times as much
 MOST_CELLS = 2**25  # of a spreadsheet: a stray cell in its far corner makes 17 thousand million
+HEAD = 2**24  # bytes of a CSV that are read to see what it is; a larger one can be read in pieces
 ZIP, PARQUET = b"PK\x03\x04", b"PAR1"
+JSON = rb'\s*\[?\s*\{\s*["}]'  # how it begins
 COMPRESSED: dict[bytes, Callable] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 #: How files begin that hold no table, or none that can be read here.
 OTHER_KINDS = {
@@ -45,15 +48,41 @@ ENCODINGS = {
 }
 
 
-def read_table(path: Path, sheet: int | str = 0) -> pd.DataFrame:
+def read_pieces(path: Path, rows: int, where: str = "") -> Iterator[pd.DataFrame]:
+    """``read_table``, ``rows`` rows at a time; each piece's attrs say how many are before it (ROWS_BEFORE).
+
+    A large CSV in UTF-8 is never held as a whole; any other file is. ``where``: its name in messages.
+    """
+    where, start = where or display_path(path), 0
+    with _readable(where, "a file"), path.open("rb") as stream:
+        head = stream.read(HEAD)
+        if path.stat().st_size > HEAD and _is_delimited(head, path):
+            pieces = read_chunks(stream, head[: head.rfind(b"\n") + 1 or HEAD], where, rows)
+        else:
+            table = read_table(path, where=where)
+            pieces = (table.iloc[first : first + rows] for first in range(0, len(table) or 1, rows))
+        for piece in pieces:
+            piece.attrs[ROWS_BEFORE] = start
+            start += len(piece)
+            yield piece
+
+
+def _is_delimited(head: bytes, path: Path) -> bool:
+    """Whether a file that begins so is delimited text in UTF-8, by what ``read_table`` looks for."""
+    encodings = [start for start, name in ENCODINGS.items() if name != "utf-8-sig"]
+    others = [*map(re.escape, (ZIP, PARQUET, *COMPRESSED)), *OTHER_KINDS, *encodings, JSON]
+    return not any(re.match(one, head, re.DOTALL) for one in others) and not in_three_lines(head, path)
+
+
+def read_table(path: Path, sheet: int | str = 0, where: str = "") -> pd.DataFrame:
     """The table in a file. No value is interpreted as missing; those of a CSV are strings.
 
     The file may be a CSV with commas, semicolons, tabs or bars, JSON records or lines, an .xlsx (of which
     ``sheet`` is the number or name), SemEval's three lines per aspect, or Parquet if pandas can read that;
     and compressed. Text is in UTF-8, 16 or 32. Raises InputError, saying what the file is, if it holds no
-    such table or unpacks to gigabytes.
+    such table or unpacks to gigabytes. ``where``: its name in messages.
     """
-    where = display_path(path)
+    where = where or display_path(path)
     with _readable(where, "a file"):
         data = _unpack(path.read_bytes(), where)
     if data.startswith(ZIP):
@@ -67,7 +96,7 @@ def read_table(path: Path, sheet: int | str = 0) -> pd.DataFrame:
         if re.match(beginning, data[:512], re.DOTALL):
             raise InputError(f"{where} is {kind}; save the table as a .csv file, and name that.")
     data = _as_utf8(data, where)
-    if re.match(rb'\s*\[?\s*\{\s*["}]', data):
+    if re.match(JSON, data):
         with _readable(where, "JSON records"):
             return _as_table(_read_json(data))
     if in_three_lines(data, path):

@@ -11,6 +11,8 @@ from utils.config import GROUPED, Config, InputError, nearest
 
 #: Where a table's attrs say how many lines of its file make a row, if these are several.
 LINES_PER_ROW = "lines_per_row"
+#: Where the attrs of a part of a table say how many rows are before it.
+ROWS_BEFORE = "rows_before"
 
 
 def clean_text(text: str) -> str:
@@ -48,7 +50,8 @@ def check_table(
     check_rows(table, ids.astype(str).duplicated(), config.id_column, "repeats an id", where)
     table[config.id_column] = ids.astype(str)
     if len(empty := table.index[(table[config.text_columns] == "").any(axis=1)]):  # only of a test set
-        names = ", ".join(f"{row + 1} ({table[config.id_column][row]})" for row in empty[:5])
+        before = table.attrs.get(ROWS_BEFORE, 0)
+        names = ", ".join(f"{before + row + 1} ({table[config.id_column][row]})" for row in empty[:5])
         warnings.warn(
             f"{where}: {len(empty)} of {len(table)} texts are empty, in row {names}"
             f"{', …' if len(empty) > 5 else ''}; they get the model's score of an empty text.",
@@ -107,8 +110,8 @@ def check_columns(table: pd.DataFrame, columns: list[str], where: str) -> None:
 def check_rows(table: pd.DataFrame, bad: pd.Series, column: str, problem: str, where: str) -> None:
     """Raise InputError if any row is ``bad``, naming the first of them and its value."""
     if bad.any():
-        row = int(bad.to_numpy().argmax())
-        value = str(table[column].iloc[row])[:40]
+        position = int(bad.to_numpy().argmax())
+        value, row = str(table[column].iloc[position])[:40], position + table.attrs.get(ROWS_BEFORE, 0)
         more = f" ({int(bad.sum())} such rows)" if bad.sum() > 1 else ""
         size = table.attrs.get(LINES_PER_ROW, 0)
         lines = f" (lines {size * row + 1} to {size * row + size})" if size else ""

@@ -31,6 +31,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Add to the end of a file. Killed meanwhile, part of ``content`` may be there."""
+    with path.open("ab") as file:
+        file.write(content)
+    flush_to_disk(path)
+
+
 @contextlib.contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder to fill. It replaces ``folder`` when the block ends without an error."""

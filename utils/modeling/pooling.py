@@ -53,7 +53,7 @@ class Pooling(nn.Module):
 
     @staticmethod
     def auxiliary_terms(extras: dict[str, torch.Tensor]) -> torch.Tensor:
-        """How many terms the auxiliary loss has, a scalar; ``forward`` also gives their sums, (batch,)."""
+        """How many terms the auxiliary loss has, a scalar; ``forward`` gives their sums, (batch,)."""
         raise NotImplementedError
 
     def _in_last_layer(self, shares: torch.Tensor) -> torch.Tensor:

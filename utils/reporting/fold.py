@@ -89,6 +89,16 @@ def default_weights(predictions: pd.DataFrame, task: Task) -> str:
     return "averaged" if task.has(predictions, "averaged") else "last"
 
 
+def files_tree(folder: Path) -> str:
+    """The files of a fold by folder, with their sizes in MiB."""
+    lines = [f"{display_path(folder)}/"]
+    for path in sorted(folder.rglob("*"), key=lambda path: (path.parent != folder, path)):
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            lines.append(f"  {name:<36}{path.stat().st_size / 2**20:8.1f} MiB")
+    return "\n".join(lines)
+
+
 # --- plots -------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +108,8 @@ def plot_data(table: pd.DataFrame, lengths: list[int], task: Task):
     make_view(task).draw_targets(left, table)
     n_tokens, longest = np.asarray(lengths), task.config.max_length
     right.hist(n_tokens, bins=30, color=BLUE)
-    right.axvline(longest, color=ORANGE, linewidth=2)
+    right.axvline(longest, color=ORANGE, linewidth=2, label=f"max_length, {longest}")
+    right.legend(fontsize=8)
     right.yaxis.get_major_locator().set_params(integer=True)
     lost = np.clip(n_tokens - longest, 0, None).sum() / n_tokens.sum()
     cut = (n_tokens > longest).mean()

@@ -107,8 +107,8 @@ def plane(
 
     Returns:
         A row per grid point: x and y, distances in the space of weights from the first point along the
-        plane's two orthonormal directions, and the score of each part. ``attrs["points"]``: x and y of the
-        three points.
+        plane's two orthonormal directions, and the score of each part. ``attrs``: x and y of the three
+        "points", and of every snapshot, projected onto the plane, the "trajectory".
     """
     u, v = _edges(landscape, names)
     width = float(u.norm())
@@ -127,6 +127,14 @@ def plane(
             rows.append({"x": x, "y": y, **landscape.scores(weights)})
     grid = pd.DataFrame(rows)
     grid.attrs["points"] = corners
+    across = (v - along * u) / height
+    moves = {
+        name: _flat(landscape.points[name]) - _flat(landscape.points[names[0]])
+        for name in landscape.snapshots
+    }
+    grid.attrs["trajectory"] = {
+        name: (float(move @ u) / width, float(move @ across)) for name, move in moves.items()
+    }
     return grid
 
 

@@ -55,9 +55,8 @@ def plot_rates(plan: pd.DataFrame, config: Config):
     """The learning rate of every group over the run; the averaging phase is shaded."""
     figure, axes = plt.subplots()
     _draw(axes, plan, config)
-    rates = plan.to_numpy()
     axes.set(title="Learning rate of each group", xlabel="epoch", ylabel="learning rate", yscale="log")
-    axes.set_ylim(bottom=max(rates[rates > 0].min(), rates.max() / 1e5))
+    axes.set_ylim(bottom=_floor([plan]))
     left = 1.12 if len(figure.axes) > 1 else 1.0  # beside the right axis, if there is one
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(left, 0.5))
     return figure
@@ -71,7 +70,7 @@ def plot_rate_panel(plans: dict[str, tuple[pd.DataFrame, Config]], columns: int 
     highest = max(plan.to_numpy().max() for plan, _ in plans.values())
     for axes, (title, (plan, config)) in zip(panels.flat, plans.items(), strict=False):
         _draw(axes, plan, config, linewidth=1.3)
-        axes.set(yscale="log", ylim=(highest / 2e4, highest * 1.6))
+        axes.set(yscale="log", ylim=(_floor([plan for plan, _ in plans.values()]), highest * 1.6))
         axes.set_title(title, fontsize=9)
     for axes in panels.flat[len(plans) :]:
         axes.remove()
@@ -81,10 +80,16 @@ def plot_rate_panel(plans: dict[str, tuple[pd.DataFrame, Config]], columns: int 
     return figure
 
 
+def _floor(plans: list[pd.DataFrame]) -> float:
+    """The lowest rate that is drawn: a thirtieth of the lowest peak, or the groups would be one ribbon."""
+    return min(plan.max().min() for plan in plans) / 30
+
+
 def _draw(axes, plan: pd.DataFrame, config: Config, **options) -> None:
     """A line per group, from dark (the lowest layers) to light, and the averaging phase in grey."""
     for name, colour in zip(plan, plt.cm.viridis(np.linspace(0.0, 0.85, plan.shape[1])), strict=True):
-        axes.plot(plan.index, plan[name], color=colour, label=name, **options)
+        above_zero = plan[name].where(plan[name] > 0)  # a logarithmic axis has no zero
+        axes.plot(plan.index, above_zero, color=colour, label=name, **options)
     if config.averaging != "none":
         label = f"{config.averaging.upper()} phase"
         axes.axvspan(config.swa_start, plan.index[-1], color=GREY, alpha=0.12, label=label)

@@ -9,6 +9,7 @@ from IPython.display import HTML
 
 from utils.reporting.style import (
     COLOURS,
+    GREY,
     NAMES,
     Scores,
     literal,
@@ -28,7 +29,7 @@ from utils.tasks.metrics import Metric
 
 
 #: Columns of ``compare_weights`` that are no further scores.
-_OWN_COLUMNS = ["fold", "weights", "score", "low", "high", "error", "p"]
+_OWN_COLUMNS = ["fold", "weights", "score", "low", "high", "error", "p", "gain", "gain_low", "gain_high"]
 
 
 def weights_table(comparison: pd.DataFrame, run: Run) -> Scores:
@@ -74,21 +75,39 @@ def _interval(low: float, high: float) -> str:
 
 
 def plot_weights(comparison: pd.DataFrame, metric: Metric):
-    """The metric of last, best and averaged weights with 95 % bootstrap intervals, by fold and over all."""
-    figure, axes = plt.subplots(figsize=(8, 3.2))
+    """The metric of last, best and averaged weights, and what averaging gained over the same rows.
+
+    By fold and over all, with 95 % bootstrap intervals. Where nothing was averaged there is no second panel.
+    """
+    gained = comparison["gain"].notna().any()
+    folds = list(comparison["fold"].unique())
+    size = (9.5, 0.55 * len(folds) + 1.9)
+    figure, panels = plt.subplots(1, 2 if gained else 1, figsize=size, sharey=True, squeeze=False)
+    left, right = panels[0, 0], panels[0, -1]
+    _draw_intervals(left, comparison, "score", "low", "high")
+    left.set(title=f"Held-out {metric.label}", xlabel=metric.axis)
+    if gained:
+        right.axvline(0, color=GREY, linewidth=1, linestyle="--")
+        _draw_intervals(right, comparison.dropna(subset="gain"), "gain", "gain_low", "gain_high")
+        right.set(title="What averaging gained over each", xlabel=f"{metric.label}: right of 0, it is better")
+    left.set_yticks(range(len(folds)), [f"fold {fold}" if fold != "all" else "all folds" for fold in folds])
+    left.set_ylim(len(folds) - 0.5, -0.5)
+    handles = left.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def _draw_intervals(axes, comparison: pd.DataFrame, value: str, low: str, high: str) -> None:
+    """A point with its interval for each fold (down) and weights (beside each other)."""
     folds = list(comparison["fold"].unique())
     names = [weights for weights in WEIGHTS if weights in set(comparison["weights"])]
     for i, weights in enumerate(names):
         rows = comparison[comparison["weights"] == weights]
-        x = np.array([folds.index(fold) for fold in rows["fold"]]) + (i - (len(names) - 1) / 2) * 0.2
-        spread = np.clip([rows["score"] - rows["low"], rows["high"] - rows["score"]], 0, None)
+        y = np.array([folds.index(fold) for fold in rows["fold"]]) + (i - (len(names) - 1) / 2) * 0.2
+        spread = np.clip([rows[value] - rows[low], rows[high] - rows[value]], 0, None)
         look = {"fmt": "o", "capsize": 3, "color": COLOURS[weights], "label": NAMES[weights]}
-        axes.errorbar(x, rows["score"], yerr=spread, **look)
-    axes.set_xticks(range(len(folds)), [f"fold {fold}" if fold != "all" else "all folds" for fold in folds])
-    axes.set(title=f"Held-out {metric.label}, with 95 % bootstrap intervals", ylabel=metric.axis)
-    axes.grid(axis="x", visible=False)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
+        axes.errorbar(rows[value], y, xerr=spread, **look)
+    axes.grid(axis="y", visible=False)
 
 
 # --- errors ------------------------------------------------------------------------------------------------
@@ -120,23 +139,35 @@ def plot_errors(run: Run, errors: pd.DataFrame, by: str = ""):
         errors: from ``errors_table``, which was given the same ``by``.
     """
     view = make_view(run.task)
-    figure, panels = plt.subplots(2, 2, figsize=(9, 6.2))
+    figure, panels = plt.subplots(2, 2, figsize=(9.5, 7))
     fifths = pd.qcut(errors["length"].rank(method="first"), 5, labels=False)
     lengths = errors["length"].groupby(fifths).transform("max")
     view.draw_grouped(panels[0, 0], view.grouped_errors(run, lengths), "Length, in tokens up to")
     title, by_target = view.target_errors(run, errors["target"])
     view.draw_grouped(panels[0, 1], by_target, title)
     if by:
-        common = errors[by].value_counts().index[:6]
+        shown, title = _shown_categories(errors, by, run.weights[-1])
         labels = errors[by].map(lambda value: textwrap.shorten(value, 18, placeholder="…"))
-        groups = view.grouped_errors(run, labels.where(errors[by].isin(common)))
-        view.draw_grouped(panels[1, 0], groups, f"{literal(by)}, the {len(common)} most frequent")
+        groups = view.grouped_errors(run, labels.where(errors[by].isin(shown)))
+        view.draw_grouped(panels[1, 0], groups, title)
     else:
         panels[1, 0].remove()
     view.draw_misses(panels[1, 1], run)
     handles = panels[0, 0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, fontsize=9)
     return figure
+
+
+def _shown_categories(errors: pd.DataFrame, by: str, weights: str, most: int = 6) -> tuple[list[str], str]:
+    """The most frequent categories, of equally frequent ones those with the largest errors; and a title."""
+    sizes = errors.groupby(by)[weights].agg(["size", "mean"])
+    sizes = sizes.sort_values(["size", "mean"], ascending=False)
+    shown, name = sizes.index[:most].tolist(), literal(by)
+    if len(sizes) <= most:
+        return shown, name
+    tied = sizes["size"].iloc[most - 1] == sizes["size"].iloc[most]
+    chosen = "with the largest errors" if tied else "most frequent"
+    return shown, f"{name}: the {most} {chosen}, of {len(sizes)}"
 
 
 def disagreements(run: Run, errors: pd.DataFrame, n: int = 4) -> HTML:

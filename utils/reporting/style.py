@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import HTML, Markdown
+from IPython.display import HTML, Image, Markdown
 
+from utils.machine.runtime import ROOT
 from utils.tasks import Task
 from utils.tasks.metrics import Metric
 
@@ -44,6 +45,16 @@ def save(figure: plt.Figure | None, path: Path) -> None:
     if figure is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
+
+
+def drawing(name: str) -> Image:
+    """A drawing of docs/pictures, which docs/drawings.py made; shown at 900 pixels, however fine it is."""
+    return Image(filename=ROOT / "docs" / "pictures" / f"{name}.png", width=900)
+
+
+def bullets(*sentences: str) -> Markdown:
+    """Sentences as a list; those that are empty, since there was nothing to say, are left out."""
+    return Markdown("\n".join(f"- {sentence}" for sentence in sentences if sentence))
 
 
 def source(*objects) -> Markdown:

@@ -16,10 +16,11 @@ def plot_trajectories(histories: pd.DataFrame, metric: Metric, weights: str = "l
     """
     figure, axes = plt.subplots()
     for number, (variant, rows) in enumerate(histories.groupby("variant", sort=False)):
-        known, colour = rows.dropna(subset=[weights]), PALETTE[number % len(PALETTE)]
-        by_epoch = known.groupby("epoch")[weights].agg(["mean", "min", "max"])
-        axes.plot(by_epoch.index, by_epoch["mean"], "o-", color=colour, label=literal(variant))
-        axes.fill_between(by_epoch.index, by_epoch["min"], by_epoch["max"], color=colour, alpha=0.15)
+        colour, scores = PALETTE[number % len(PALETTE)], rows[weights]
+        turn = rows.groupby(["trial", "fold"]).cumcount()  # folds of other sizes evaluate a little earlier
+        epoch, by_turn = rows["epoch"].groupby(turn).mean(), scores.groupby(turn).agg(["mean", "min", "max"])
+        axes.plot(epoch, by_turn["mean"], "o-", color=colour, label=literal(variant))
+        axes.fill_between(epoch, by_turn["min"], by_turn["max"], color=colour, alpha=0.15)
     title = f"Held-out {metric.label} of the {weights} weights, mean and range"
     axes.set(title=title, xlabel="epoch", ylabel=metric.axis)
     axes.legend(fontsize=8)

@@ -27,6 +27,7 @@ from utils.machine import runtime
 from utils.machine.files import atomic_file, atomic_folder, short_reason, write_json
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.runs import checkpoint
+from utils.runs.portable import with_names, write_code
 from utils.runs.seal import MANIFEST, RETRAIN, WAY_OUT, read_json, seal, verify
 
 WEIGHTS = ("last", "best", "averaged")
@@ -93,12 +94,14 @@ def save_model(
     folder: Path,
 ) -> None:
     """Write ``weights`` (a TextModel's state dict, in float32) and the tokenizer as a Hugging Face folder.
+    It has the model's code, with which transformers can read it elsewhere.
 
     Raises InputError if the model that is loaded from it has other weights. One that replaces another of the
     same training is not loaded: what decides it is the encoder.
     """
     replaces = folder.exists()
     weights = {name: value.detach().float() for name, value in weights.items()}
+    config = with_names(config)
     with torch.device("meta"):
         shell = TextModel(config)
     # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies
@@ -107,6 +110,7 @@ def save_model(
     with atomic_folder(folder) as new:
         shell.save_pretrained(new)
         tokenizer.save_pretrained(new)
+        write_code(config, new)
         if not replaces:
             with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
                 check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
@@ -169,7 +173,8 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
     if (fold / "run.json").is_file() and is_finished(fold):
         verify(fold, within=f"{folder.resolve().name}/")
     try:
-        return _load_model(folder, **options), AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return _load_model(folder, **options), tokenizer
     except Exception as error:  # transformers, safetensors and tokenizers raise a dozen kinds
         raise InputError(
             f"{runtime.display_path(folder)} is whole, and cannot be loaded here ({short_reason(error)}); "
@@ -241,5 +246,5 @@ def read_samples(folder: Path) -> pd.DataFrame:
     path = Path(folder) / SAMPLES
     if (folder / MANIFEST).is_file():
         verify(folder, within=SAMPLES)
-    lines = path.read_bytes().splitlines() if path.is_file() else []
-    return pd.DataFrame([json.loads(line) for line in lines])
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    return pd.DataFrame([json.loads(line) for line in lines if line.endswith(b"\n")])  # one may be cut short

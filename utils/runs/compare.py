@@ -4,14 +4,16 @@ import numpy as np
 import pandas as pd
 
 from utils.runs.run import Run
-from utils.tasks.metrics import Metric, paired_test
+from utils.tasks import Task
+from utils.tasks.metrics import Metric, bootstrap_interval, paired_test
 
 
 def compare_weights(run: Run) -> pd.DataFrame:
     """A row per fold and weights, and of all held-out rows together (fold "all").
 
     Columns: score (the metric) with its 95 % interval (low, high), every other score by its name, error (the
-    mean of the rows' errors), and p, of the averaged weights' errors against these (``paired_test``).
+    mean of the rows' errors), p, of the averaged weights' errors against these (``paired_test``), and the
+    averaged weights' gain over these (positive where better), with its 95 % interval (gain_low, gain_high).
     ``attrs["error"]`` says what the errors are.
     """
     folds = run.predictions["fold"].to_numpy()
@@ -31,14 +33,26 @@ def _scores(run: Run, weights: str, rows: np.ndarray) -> dict[str, float]:
     task, groups = run.task, run.predictions["group"].to_numpy()[rows]
     targets, predictions = run.targets[rows], run.values(weights)[rows]
     low, high = task.interval(targets, predictions, groups)
-    p = float("nan")
     errors = run.errors(weights)[rows]
+    against = dict.fromkeys(("p", "gain", "gain_low", "gain_high"), float("nan"))
     if weights != "averaged" and "averaged" in run.weights:
-        p = paired_test(run.errors("averaged")[rows], errors, groups)
+        against = {"p": paired_test(run.errors("averaged")[rows], errors, groups)}
+        against |= _gain(task, targets, run.values("averaged")[rows], predictions, groups)
     scores = task.scores(targets, predictions)
     score = scores.pop(task.metric.name)
     error = float(np.nanmean(np.nanmean(errors, axis=1)))
-    return {"score": score, "low": low, "high": high, **scores, "error": error, "p": p}
+    return {"score": score, "low": low, "high": high, **scores, "error": error, **against}
+
+
+def _gain(task: Task, targets: np.ndarray, ours: np.ndarray, theirs: np.ndarray, groups: np.ndarray) -> dict:
+    """By how much ``ours`` score better than ``theirs`` on the same rows, with a 95 % interval by group."""
+
+    def gain(rows: np.ndarray) -> float:
+        scores = (task.score(targets[rows], values[rows]) for values in (ours, theirs))
+        return task.metric.gain(*scores)
+
+    low, high = bootstrap_interval(gain, groups)
+    return {"gain": gain(np.arange(len(groups))), "gain_low": low, "gain_high": high}
 
 
 def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
@@ -59,7 +73,7 @@ def verdict(comparison: pd.DataFrame, metric: Metric) -> str:
 
 
 def _difference(averaged: pd.Series, other: pd.Series, agree: bool, name: str) -> str:
-    significant = "no more than chance would make"
+    significant = "no more than chance could explain"
     if other["p"] < 0.05:
         smaller = "smaller" if averaged["error"] < other["error"] else "larger"
         by_error = f"yet its errors are {smaller} than chance would make them"
@@ -80,4 +94,4 @@ def _opening(better: pd.Series, significant: pd.Series, agree: pd.Series) -> str
         return "Averaging helped in part" if helped else "Averaging did not help"
     if helped:
         return "Averaging helped" if better.all() else "Averaging helped in part"
-    return "Averaging may have helped, or luck has" if better.any() else "Averaging did not help"
+    return "Inconclusive" if better.any() else "Averaging did not help"

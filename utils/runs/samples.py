@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from utils.data.folds import Strata
 from utils.data.tokens import Examples
 from utils.machine import distributed, runtime
-from utils.machine.files import as_json, atomic_file, flush_to_disk
+from utils.machine.files import append, as_json, atomic_file
 from utils.runs.artifacts import SAMPLES
 from utils.runs.progress import Progress
 from utils.tasks import Task
@@ -46,9 +46,8 @@ class Samples:
         table.insert(1, "text", self.task.excerpts(self.rows, values, EXCERPT))
         records = [{"step": step, "epoch": epoch, **record} for record in table.to_dict("records")]
         lines = [json.dumps(as_json(record), ensure_ascii=False) for record in records]
-        with self.path.open("ab") as file:
-            file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
-        flush_to_disk(self.path)  # before a state is, so that resuming finds no gap
+        # On the disk before a state is, so that resuming finds no gap.
+        append(self.path, "".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
         if self.watched:
             with tqdm.external_write_mode():  # beside a progress bar
                 for line in self.lines(step, values):
@@ -132,6 +131,6 @@ def trim(path: Path, step: int) -> None:
 
 def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # cut short when the run was killed
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):  # cut short when the run was killed
         return float("inf")

@@ -42,6 +42,7 @@ class Task(Texts, Combining):
     error: ClassVar[str] = "error"  # what ``errors`` are called
     loss_family: ClassVar[tuple[type[Loss], ...]] = ()  # what Config.loss names one of; empty: it has its own
     default_loss: ClassVar[str] = ""
+    problem_type: ClassVar[str] = ""  # what transformers calls a model that answers it, if it has a name
     loss: Loss  # set by ``fit``
 
     def __init_subclass__(cls, **kwargs):

@@ -10,6 +10,16 @@ class Combining:
         """One prediction from those of several folds or weights; by default their mean."""
         return np.mean(predictions, axis=0)
 
+    def columns(self, weights: str) -> list[str]:
+        raise NotImplementedError
+
+    def disagreement(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """How far several models' predictions, (models, rows, columns), lie apart, (rows,), by column name.
+
+        By default the standard deviation of each column.
+        """
+        return dict(zip(self.columns("spread"), predictions.std(axis=0).T, strict=True))
+
     def stack(self, predictions: np.ndarray, targets: np.ndarray):
         """A function that combines several models' predictions, (models, rows, columns), as fitted to these.
 

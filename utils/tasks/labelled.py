@@ -20,6 +20,7 @@ class Labelled(Task):
     """
 
     n_labels: ClassVar[int | None] = None  # None: any number
+    problem_type = "single_label_classification"
     labels: tuple[tuple[str, ...], ...]  # of each target, in order; from ``see`` or ``restore``
 
     def __init__(self, config: Config):
@@ -127,6 +128,16 @@ class Labelled(Task):
         named = [read_labels(columns, column, "predictions.csv") for column in columns]
         codes = [codes_of(column, own) for column, own in zip(named, self.labels, strict=True)]
         return np.stack(codes, axis=1)
+
+    def disagreement(self, predictions) -> dict[str, np.ndarray]:
+        """Of each target the standard deviation of the probability that differs most."""
+        parts = zip(*map(self.by_target, predictions), strict=True)
+        spreads = [self.spread_of(np.stack(part)) for part in parts]
+        return dict(zip(super().columns("spread"), spreads, strict=True))
+
+    def spread_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """(rows,), from several models' probabilities of a target's classes, (models, rows, classes)."""
+        return probabilities.std(axis=0).max(axis=1)
 
     # --- for people -----------------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ class Multilabel(Classification):
     """
 
     name = "multilabel"
+    problem_type = "multi_label_classification"
     metric = MACRO_F1
     metrics = (ACCURACY, *COMMON)
     loss_family = (SoftmaxLoss,)

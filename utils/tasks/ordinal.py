@@ -74,6 +74,10 @@ class Ordinal(Classification):
         """The expected grade."""
         return expected_grades(probabilities)
 
+    def spread_of(self, probabilities: np.ndarray) -> np.ndarray:
+        """The standard deviation of the expected grade."""
+        return np.std([expected_grades(one) for one in probabilities], axis=0)
+
     def usual_cuts(self, n_classes: int) -> np.ndarray:
         """Halfway between two grades: rounding."""
         return np.arange(n_classes - 1) + 0.5

@@ -125,6 +125,12 @@ class Questions(Task):
         """Where each answer starts and stops, (rows, 2); -1 for no answer."""
         raise NotImplementedError
 
+    def disagreement(self, predictions) -> dict[str, np.ndarray]:
+        """The share of the models that answer otherwise than their combination."""
+        chosen = self.predicted(self.combine(list(predictions)))
+        others = [(self.predicted(one) != chosen).any(axis=1) for one in predictions]
+        return {"spread": np.mean(others, axis=0)}
+
     # --- for people -----------------------------------------------------------------------------------------
 
     def texts(self, ids, spans: np.ndarray) -> list[str]:

@@ -28,6 +28,7 @@ class Regression(Task):
     loss_family = (RegressionLoss,)
     default_loss = "mse"
     error = "squared error"
+    problem_type = "regression"
 
     def __init__(self, config):
         super().__init__(config)

@@ -1,5 +1,7 @@
 """Predictions of a model for some examples: in training, on a landscape, for a submission."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
@@ -21,10 +23,12 @@ def predict_batches(
     tokenizer: PreTrainedTokenizerBase,
     device: torch.device,
     num_workers: int = 0,
+    advance: Callable[[int], object] = lambda examples: None,
 ) -> list[tuple[int, np.ndarray]]:
     """Pairs of an example's number and its logits, (outputs,), in the order of the batches.
 
-    Of a model that answers per token they are (tokens, outputs), without the padding.
+    Of a model that answers per token they are (tokens, outputs), without the padding. ``advance`` is called
+    after each batch with how many examples it had.
     """
     model.eval()
     loader = tokens.make_loader(examples, batches, tokenizer, num_workers)
@@ -34,6 +38,7 @@ def predict_batches(
         with known_padding(batch):
             inputs, _, extras = send_to_device(batch, device, non_blocking=True)
             logits.append(model(**inputs, extras=extras)["logits"].clone())  # CUDA graphs use it again
+        advance(len(masks[-1]))
     arrays = [part.cpu().double().numpy() for part in logits]
     return [
         (number, values if values.ndim == 1 else values[kept])
@@ -49,9 +54,13 @@ def decode(task: Task, examples: Examples, pairs: list[tuple[int, np.ndarray]]) 
 
 
 def predict_examples(
-    model: nn.Module, task: Task, examples: Examples, tokenizer: PreTrainedTokenizerBase
+    model: nn.Module, task: Task, examples: Examples, tokenizer: PreTrainedTokenizerBase, **options
 ) -> np.ndarray:
-    """The task's predictions for all rows, (rows, columns), in float32 on the device there is."""
+    """The task's predictions for all rows, (rows, columns), in float32 on the device there is.
+
+    ``options``: of ``predict_batches``.
+    """
     batches = tokens.evaluation_batches(examples.lengths, task.config.eval_batch_size)
     device = runtime.device()
-    return decode(task, examples, predict_batches(model.to(device), examples, batches, tokenizer, device))
+    pairs = predict_batches(model.to(device), examples, batches, tokenizer, device, **options)
+    return decode(task, examples, pairs)
