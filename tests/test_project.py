@@ -53,7 +53,7 @@ BUDGETS = {
     "tasks": 2945,
     "training": 1380,
     "runs": 2360,
-    "release": 700,
+    "release": 705,
     "explain": 530,
     "reporting": 3095,
     "lit": 2230,
