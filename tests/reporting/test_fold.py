@@ -135,7 +135,7 @@ def test_the_files_of_a_fold_are_listed_with_their_sizes(tmp_path):
     (tmp_path / "last" / "model.safetensors").write_bytes(b"0" * 3 * 2**20)
     (tmp_path / "run.json").write_text("{}")
     _, first, second = fold.files_tree(tmp_path).splitlines()
-    assert first.split() == ["run.json", "0.0", "MiB"], "the folder's own files come first"
+    assert first.split() == ["run.json", "0.0", "KiB"], "the folder's own files come first"
     assert second.split() == ["last/model.safetensors", "3.0", "MiB"]
 
 

@@ -67,12 +67,12 @@ def test_a_history_in_words(averaged, smooth, end):
 def test_baselines_in_words(metric, best, beaten):
     scores, name = {"last": {metric.name: 0.1}, "averaged": {metric.name: 0.45}}, metric.name
     ahead = {"mean": {name: beaten}, "counts": {name: best}}
-    assert "**A baseline beats the transformer here**: counts" in sentences.baselines_in_words(
+    assert '**A baseline beats the transformer here**: "counts"' in sentences.baselines_in_words(
         scores, ahead, metric
     )
     behind = {"mean": {name: beaten}}
     text = sentences.baselines_in_words(scores, behind, metric)
-    assert text.startswith("The averaged weights beat the best baseline, mean")
+    assert text.startswith('The averaged weights beat the best baseline, "mean"')
     assert sentences.baselines_in_words(scores, {}, metric) == ""
 
 

@@ -60,9 +60,9 @@ def baselines_in_words(scores: dict[str, dict], baselines: dict[str, dict], metr
     ours, theirs = scores[weights][metric.name], baselines[name][metric.name]
     numbers = f"{metric.label} {ours:.4f} against {theirs:.4f}"
     if metric.is_better(ours, theirs):
-        return f"The {weights} weights beat the best baseline, {name} ({numbers})."
+        return f'The {weights} weights beat the best baseline, "{name}" ({numbers}).'
     return (
-        f"**A baseline beats the transformer here**: {name}, which needs no model, is ahead of the {weights} "
+        f'**A baseline beats the transformer here**: "{name}", which needs no model, is ahead of the {weights} '
         f"weights ({numbers}). So these texts say little about what a transformer is worth."
     )
 
