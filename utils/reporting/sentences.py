@@ -62,8 +62,8 @@ def baselines_in_words(scores: dict[str, dict], baselines: dict[str, dict], metr
     if metric.is_better(ours, theirs):
         return f'The {weights} weights beat the best baseline, "{name}" ({numbers}).'
     return (
-        f'**A baseline beats the transformer here**: "{name}", which needs no model, is ahead of the {weights} '
-        f"weights ({numbers}). So these texts say little about what a transformer is worth."
+        f'**A baseline beats the transformer here**: "{name}", which needs no model, is ahead of the '
+        f"{weights} weights ({numbers}). So these texts say little about what a transformer is worth."
     )
 
 
