@@ -44,7 +44,8 @@ def test_a_missing_file_and_an_unknown_source_differ(workspace):
 
 @pytest.mark.parametrize("source", sources.BUILT_IN)
 def test_what_comes_with_the_code_is_found_wherever_one_works(source, workspace):
-    assert sources.find_table(source) == runtime.ROOT / "data" / source / "train.csv"
+    assert sources.find_table(source) == runtime.ROOT / "data" / sources.BUILT_IN[source]
+    assert sources.find_table(source).is_file()
     assert sources.sources()[source].startswith("here: ")
 
 

@@ -183,9 +183,9 @@ def test_attention_by_hand(page, lit, explainer):
     page.get_by_text("Read", exact=True).click()
     tokens, attention = explainer.attentions("<b>Rain</b> fell on the harbour.")
     expect(page.locator("#rollout .token")).to_have_text(tokens[1:-1], timeout=60_000)
-    for name, value in (("#layer", "1"), ("#head", "0")):
+    for name, index in (("#layer", 1), ("#head", 1)):  # the second layer; the first head, after their mean
         with page.expect_response("**/attention/head"):
-            page.locator(name).select_option(value)
+            page.locator(name).select_option(index=index)
     canvas = page.locator("#matrix")
     wait_until_drawn(canvas)
     label, side = canvas.evaluate("canvas => [canvas.labels, canvas.side]")

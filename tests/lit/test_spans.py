@@ -40,7 +40,7 @@ def answered(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pairs(answered):
     rows = answered.table.head(3)
-    return list(zip(rows["question"], rows["_context"], strict=True))
+    return list(zip(rows["_context"], rows["question"], strict=True))
 
 
 @pytest.mark.parametrize("output", [0, 1])
@@ -52,7 +52,7 @@ def test_the_gradient_is_of_the_best_spans_start_or_end(answered, pairs, output)
     np.testing.assert_allclose(scores.sum(axis=1), predicted["score"], atol=1e-4)
     for reading, row, pair in zip(readings, scores, pairs, strict=True):
         np.testing.assert_allclose(reading.scores, row, atol=1e-5)
-        clean = " ".join(pair[1].split())
+        clean = " ".join(pair[0].split())
         shown = [clean[slice(*span)] for span in reading.spans]
         assert "".join(shown).replace(" ", "") == clean.replace(" ", ""), (
             "tokens of the question are among them"

@@ -8,11 +8,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from tests.release.helpers import PARAMETERS, numbers_of
 from utils import predict
 from utils.machine import runtime
 from utils.modeling.pooling import POOLINGS
+from utils.modeling.portable import scores
 from utils.runs import artifacts, seal
 from utils.runs.portable import task_of
 
@@ -153,6 +155,7 @@ def test_a_folder_without_code_is_still_read_and_one_has_only_what_it_needs(rand
     ]
     assert set(code) < set(seal.read_manifest(folder)["files"])
     config = json.loads((folder / "config.json").read_text())
+    del config["task"]["loss"]  # as earlier versions had it
     for name in ("auto_map", "id2label", "label2id", "problem_type"):
         del config[name]
     (folder / "config.json").write_text(json.dumps(config))
@@ -169,3 +172,10 @@ def test_a_model_with_a_pooling_of_ones_own_is_saved_without_code(random_weights
     artifacts.save_model(model.config, model.state_dict(), tokenizer, tmp_path / "own")
     assert not list((tmp_path / "own").glob("*.py"))
     assert "auto_map" not in json.loads((tmp_path / "own" / "config.json").read_text())
+
+
+def test_an_earlier_versions_outputs_are_what_they_were(random_weights):
+    model, _ = artifacts.load_model(random_weights("numbers")[0])
+    del model.config.task["loss"]
+    logits = torch.randn(2, 1)
+    torch.testing.assert_close(scores(model.config, logits), logits, rtol=0, atol=0)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from utils.config import Config
-from utils.reporting import sentences
+from utils.reporting import machine, sentences
 from utils.reporting.environment import Check
 from utils.tasks.metrics import Metric
 
@@ -20,11 +20,11 @@ def test_names_are_listed_as_in_a_sentence():
 
 def test_the_machine_in_words():
     works, absent = Check("torch", "2", "works"), Check("Apex", "none", "absent", "build it")
-    assert sentences.machine_in_words([works, absent]) == (
+    assert machine.machine_in_words([works, absent]) == (
         "Everything that the suite needs works here. Absent, and not needed: Apex."
     )
     broken = Check("MiniLM", "damaged", "broken", "install it")
-    assert "**MiniLM** must be mended first" in sentences.machine_in_words([works, broken])
+    assert "**MiniLM** must be mended first" in machine.machine_in_words([works, broken])
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_precisions_in_words(speeds, expected):
         {"precision": name, "problem": "", "samples_per_second": speed, "loss": 0.5}
         for name, speed in speeds.items()
     ]
-    assert expected in sentences.precisions_in_words(pd.DataFrame(rows))
+    assert expected in machine.precisions_in_words(pd.DataFrame(rows))
 
 
 def test_the_choices_of_a_run_in_words():
@@ -67,12 +67,12 @@ def test_a_history_in_words(averaged, smooth, end):
 def test_baselines_in_words(metric, best, beaten):
     scores, name = {"last": {metric.name: 0.1}, "averaged": {metric.name: 0.45}}, metric.name
     ahead = {"mean": {name: beaten}, "counts": {name: best}}
-    assert "**A baseline beats the transformer here**: counts" in sentences.baselines_in_words(
+    assert '**A baseline beats the transformer here**: "counts"' in sentences.baselines_in_words(
         scores, ahead, metric
     )
     behind = {"mean": {name: beaten}}
     text = sentences.baselines_in_words(scores, behind, metric)
-    assert text.startswith("The averaged weights beat the best baseline, mean")
+    assert text.startswith('The averaged weights beat the best baseline, "mean"')
     assert sentences.baselines_in_words(scores, {}, metric) == ""
 
 

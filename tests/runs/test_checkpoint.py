@@ -23,8 +23,8 @@ from utils.training.madgrad import MADGRAD
         ({"lr": 2e-3}, r"lr \(was 0.001, is 0.002\)"),
         ({"seed": 5, "epochs": 5}, r"seed \(was 2021, is 5\), epochs \(was 4.0, is 5.0\);"),
         (
-            {"target_columns": "standard_error"},
-            r"target_columns \(was \['target'\], is \('standard_error',\)\)",
+            {"target_columns": "level"},
+            r"target_columns \(was \['target'\], is \('level',\)\)",
         ),
         ("data", "holds another training: the data;"),
     ],
@@ -33,16 +33,16 @@ def test_a_changed_config_or_changed_data_is_refused_by_name(
     finished, changes, words, tiny, tiny_table, monkeypatch
 ):
     config = tiny(save_every=1, **OPTIONS)
+    table = tiny_table.assign(level=tiny_table["level"].astype(float))
     if finished:
-        fit_fold(config, tiny_table)
+        fit_fold(config, table)
     else:
         restore = stop_after(9, monkeypatch)
         with pytest.raises(Stop):
-            fit_fold(config, tiny_table)
+            fit_fold(config, table)
         restore()
-    table = tiny_table
     if changes == "data":
-        changes, table = {}, tiny_table.assign(excerpt=tiny_table["excerpt"] + " more")
+        changes, table = {}, table.assign(excerpt=tiny_table["excerpt"] + " more")
     with pytest.raises(InputError, match=words) as caught:
         fit_fold(tiny(**{**OPTIONS, **changes}), table)
     assert f"; set run to train beside it, or {RETRAIN}" in str(caught.value)

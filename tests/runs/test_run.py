@@ -175,7 +175,7 @@ def test_the_verdict_agrees_with_the_numbers(last, best, averaged, p, opening):
     assert sentence.startswith(f"**{opening}**:")
     word = "lower" if last > averaged else "higher"
     assert f"{abs(last - averaged):.4f} {word} than with the last weights (p = {p}" in sentence
-    assert "no more than chance would make" in sentence
+    assert "no more than chance could explain" in sentence
 
 
 def test_the_verdict_asks_the_metric_which_is_better():

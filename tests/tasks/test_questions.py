@@ -67,7 +67,7 @@ BAD = {
     "column 'start' holds no finite number in row 2: 'three'": {"start": "three"},
     "answer' occurs several times in its context, .* in row 2: 'Ada'": {"answer": "Ada", "start": ""},
     "answer' does not occur in its context, .* in row 2: 'Oslo'": {"answer": "Oslo"},
-    "column 'question' holds an empty question in row 2": {"question": " \n"},
+    "column 'question' holds an empty text in row 2": {"question": " \n"},
     "column 'context' holds an empty text in row 2": {"context": "  "},
 }
 
@@ -93,12 +93,12 @@ def test_a_table_without_answers_or_with_some_missing_is_refused_where_none_may_
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"pair_column": ""}, "task=spans needs pair_column"),
+        ({"pair_column": ""}, "task=spans reads two columns; set pair_column"),
         ({"target_columns": "answer,start,end"}, "columns of answer and start"),
-        ({"pooling": "cls"}, "pooling='cls' does not fit task=spans, .* set pooling=tokens"),
+        ({"pooling": "cls"}, "pooling=cls does not fit task=spans, .* set pooling=tokens"),
         (
             {"task": "regression"},
-            "pooling='tokens' does not fit task=regression, .* set pooling=attention or",
+            "pooling=tokens does not fit task=regression, .* set pooling=attention or",
         ),
         ({"loss": "mse"}, "loss='mse' is not known; .*span"),
     ],

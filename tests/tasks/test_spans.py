@@ -168,7 +168,7 @@ def test_it_is_compared_plotted_and_submitted(config, run, folder):
     assert comparison["score"].between(0, 1).all()
     assert (comparison["low"] <= comparison["high"]).all()
     assert "the F1 of the averaged weights" in verdict(comparison, run.task.metric)
-    assert run_report.plot_weights(comparison, run.task.metric).axes[0].get_ylabel() == "F1"
+    assert run_report.plot_weights(comparison, run.task.metric).axes[0].get_title() == "Held-out F1"
     assert "f1_answered" in fold_report.scores_table(run.folders[0]).columns.str.replace(" ", "_").tolist()
     cuts = compare_cuts(run, "averaged").set_index("cuts")["score"]
     assert cuts[FLATTERING] >= cuts[USUAL]
@@ -210,7 +210,9 @@ def test_a_folder_of_weights_answers_new_questions(run):
     assert alone["answer"][0] == answers["answer"][3], "an answer depends on the other questions"
     renamed = predict(weights, rows.rename(columns={"context": "passage"}), text_column="passage")
     assert renamed.equals(answers)
-    with pytest.raises(InputError, match="the table has no column 'question'"):
+    with pytest.raises(
+        InputError, match=r"this model reads pairs \(context, question\), and .a text alone. is none"
+    ):
         predict(weights, ["a text alone"])
 
 

@@ -115,6 +115,10 @@ _NOT_SHOWN = (
     b'if(!t||!n)return l.warn("Delaying Scene initialization: canvas has zero size"),void(',
     b"if(!t||!n)return void(1||",
 )
+_NOT_DRAWN = (
+    b'this.drawCommand():l.warn("Skipping draw: view is not initialized"),this.toDraw',
+    b"this.drawCommand():0,this.toDraw",
+)
 #: Canvases whose pixels are read back; the browser warns unless it is told.
 _READ_BACK = tuple(
     (
@@ -128,7 +132,7 @@ PATCHES = (
     *(_MARKDOWN, _TARGET_FIELD, _ITS_CLASS, _NO_NUMBER),
     *(_LAYOUT, _WIDTH, _BUTTONS, _TSNE, _MAP, _ITS_FRAME),
     *(_ATTENTION, _CONTEXTS, _ERRORS, _CLASSES, _ORDER, _FIELDS, _COLUMNS, _GENERATED),
-    *(_NOT_SHOWN, *_READ_BACK),
+    *(_NOT_SHOWN, _NOT_DRAWN, *_READ_BACK),
     *((text, b"") for text in _CHATTER),
 )
 

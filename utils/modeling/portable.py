@@ -13,7 +13,7 @@ def scores(config: TextModelConfig, logits: torch.Tensor) -> torch.Tensor:
     Of several targets they stand one after the other; of labels of which a text may have several, there is
     the probability of each.
     """
-    loss, labels = LOSSES.get(config.task["loss"]), config.head["labels"]
+    loss, labels = LOSSES.get(config.task.get("loss", "")), config.head.get("labels")
     if loss is None or not labels:
         return logits
     if config.problem_type == "multi_label_classification":

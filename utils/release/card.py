@@ -75,7 +75,7 @@ def _in_pipeline(config: TextModelConfig) -> bool:
 
 def _what(config: TextModelConfig, task: Task) -> str:
     reads = " and ".join(f"`{name}`" for name in task.config.text_columns)
-    labels = config.head["labels"]
+    labels = config.head.get("labels")
     answers = ", ".join(f"`{name}`" for name in task.config.target_columns)
     classes = f" ({'; '.join(', '.join(names) for names in labels)})" if labels else ""
     return f"Task: {task.name}. It reads {reads}, and answers {answers}{classes}."

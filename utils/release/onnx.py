@@ -1,6 +1,7 @@
 """ONNX: exporting weights, so that onnxruntime alone can predict with them, and reading them again."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import logging
@@ -92,20 +93,23 @@ def export(folder: Path | str, target: Path | str | None = None, int8: bool = Fa
     model, tokenizer = load_model(folder, attn_implementation="eager")
     model.config = with_names(model.config)
     model.config.auto_map = {}  # the code stays where the weights are
-    with readable_errors("cannot be exported", folder), _quiet(), atomic_folder(target) as new:
-        names = write_graph(model, tokenizer, new / MODEL)
-        difference = _difference(model, tokenizer, new)
-        if not difference <= TOLERANCE:
-            raise InputError(
-                f"{runtime.display_path(folder)} cannot be exported: its outputs in ONNX differ from torch's "
-                f"by {difference:.1g}; choose another encoder, or predict with the weights themselves."
-            )
-        if int8:
-            _quantize(new / MODEL)
+    with readable_errors("cannot be exported", folder), _quiet():
+        for name in PACKAGES:
+            importlib.import_module(name)  # at once, and not after minutes
+        with atomic_folder(target) as new:
+            names = write_graph(model, tokenizer, new / MODEL)
             difference = _difference(model, tokenizer, new)
-        _write_rest(model, tokenizer, new, {"int8": int8, "inputs": names, "difference": difference})
-        (new / CARD).write_text(card(new, target.name, folder), encoding="utf-8")
-        seal(new)
+            if not difference <= TOLERANCE:
+                raise InputError(
+                    f"{runtime.display_path(folder)} cannot be exported: its outputs in ONNX differ from "
+                    f"torch's by {difference:.1g}; predict with the weights themselves."
+                )
+            if int8:
+                _quantize(new / MODEL)
+                difference = _difference(model, tokenizer, new)
+            _write_rest(model, tokenizer, new, {"int8": int8, "inputs": names, "difference": difference})
+            (new / CARD).write_text(card(new, target.name, folder), encoding="utf-8")
+            seal(new)
     return target
 
 
@@ -128,6 +132,8 @@ def write_graph(model: TextModel, tokenizer: PreTrainedTokenizerBase, path: Path
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # traces of the stack, with this machine's paths
     program.save(str(path))
     return list(batch)
 
@@ -188,7 +194,7 @@ def _write_rest(model: TextModel, tokenizer: PreTrainedTokenizerBase, folder: Pa
         "pad_token": tokenizer.pad_token,
         "direction": tokenizer.padding_side,
     }
-    names = task.columns("") if model.config.head["labels"] else task.outputs
+    names = task.columns("") if model.config.head.get("labels") else task.outputs
     facts = {"format": "onnx", **facts, "opset": opset, "versions": versions, "names": list(names)}
     write_json(folder / FACTS, facts | {"max_length": tokenizer.model_max_length, "padding": padding})
     tokenizer.save_pretrained(folder)
@@ -209,9 +215,9 @@ def readable_errors(problem: str, folder: Path) -> Iterator[None]:
             f"ONNX needs {error.name}; run: pip install -r requirements-export.txt -c constraints.txt"
         ) from None
     except Exception as error:  # torch's exporter and onnxruntime raise a dozen kinds
+        reason = short_reason(error.__cause__ or error)  # type: ignore[arg-type] # the exporter's says nothing
         raise InputError(
-            f"{runtime.display_path(folder)} {problem} as ONNX ({short_reason(error)}); use the folder of "
-            "weights itself."
+            f"{runtime.display_path(folder)} {problem} as ONNX ({reason}); use the folder of weights itself."
         ) from None
 
 

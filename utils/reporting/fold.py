@@ -90,12 +90,14 @@ def default_weights(predictions: pd.DataFrame, task: Task) -> str:
 
 
 def files_tree(folder: Path) -> str:
-    """The files of a fold by folder, with their sizes in MiB."""
+    """The files of a fold by folder, with their sizes."""
     lines = [f"{display_path(folder)}/"]
     for path in sorted(folder.rglob("*"), key=lambda path: (path.parent != folder, path)):
         if path.is_file():
             name = path.relative_to(folder).as_posix()
-            lines.append(f"  {name:<36}{path.stat().st_size / 2**20:8.1f} MiB")
+            kib = path.stat().st_size / 2**10
+            size = f"{kib / 2**10:.1f} MiB" if kib >= 100 else f"{kib:.1f} KiB"
+            lines.append(f"  {name:<36}{size:>12}")
     return "\n".join(lines)
 
 

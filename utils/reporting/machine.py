@@ -1,9 +1,10 @@
-"""Tables and plots of notebook 01: what works on a machine, its data, and its precisions compared."""
+"""Notebook 01: what works on a machine, its data, its precisions compared; tables, plots and sentences."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from utils.reporting.environment import Check
+from utils.reporting.sentences import listed
 from utils.reporting.style import PALETTE, left_aligned
 
 
@@ -69,3 +70,32 @@ def _losses(runs: pd.DataFrame) -> pd.DataFrame:
     """The losses of ``compare_precisions``: a row per step, a column per precision that worked, in order."""
     losses = runs[runs["problem"] == ""].pivot(index="step", columns="precision", values="loss")
     return losses[[name for name in runs["precision"].unique() if name in losses]]
+
+
+def machine_in_words(checks: list[Check]) -> str:
+    """Whether everything works."""
+    broken = [check.name for check in checks if check.status == "broken"]
+    absent = [check.name for check in checks if check.status == "absent"]
+    without = f" Absent, and not needed: {listed(absent)}." if absent else ""
+    if broken:
+        return f"**{listed(broken)}** must be mended first; the table gives the remedy.{without}"
+    return f"Everything that the suite needs works here.{without}"
+
+
+def precisions_in_words(runs: pd.DataFrame) -> str:
+    """What lower precision was worth in speed, and whether it changed the training.
+
+    Args:
+        runs: from ``compare_precisions``.
+    """
+    worked = runs[runs["problem"] == ""].groupby("precision", sort=False)
+    speeds, losses = worked["samples_per_second"].last(), worked["loss"].last()
+    if len(speeds) < 2:
+        return f"This machine trains in {speeds.index[0]} alone, so there was nothing to compare."
+    simplest, fastest = speeds.index[0], speeds.idxmax()
+    if fastest == simplest:
+        return f"No lower precision was faster than {simplest} here."
+    return (
+        f"{fastest} was fastest, at {speeds[fastest] / speeds[simplest]:.2f} times the speed of {simplest}; "
+        f"its last loss was {losses[fastest]:.4f}, and {losses[simplest]:.4f} in {simplest}."
+    )

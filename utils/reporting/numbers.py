@@ -95,7 +95,7 @@ class View:
         if described.nunique() <= FEW:
             return "Target", self.grouped_errors(run, described.round(6))
         tenths = pd.qcut(described, 10, duplicates="drop")  # equal targets stay together
-        ends = tenths.map(lambda interval: interval.right).astype(float)
+        ends = described.groupby(tenths, observed=True).transform("max").round(3)
         return "Target, in tenths of the texts up to", self.grouped_errors(run, ends)
 
     def draw_misses(self, axes, run: Run) -> None:

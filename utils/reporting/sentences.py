@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 
 from utils.config import Config
-from utils.reporting.environment import Check
 from utils.reporting.style import PARTS, short_name
 from utils.reporting.weights import changes_by_size
 from utils.runs.artifacts import read_result
@@ -16,38 +15,6 @@ from utils.tasks.metrics import Metric
 def listed(names: list[str]) -> str:
     """Names as in a sentence: "a", "a and b", "a, b and c"."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-# --- notebook 01 -------------------------------------------------------------------------------------------
-
-
-def machine_in_words(checks: list[Check]) -> str:
-    """Whether everything works."""
-    broken = [check.name for check in checks if check.status == "broken"]
-    absent = [check.name for check in checks if check.status == "absent"]
-    without = f" Absent, and not needed: {listed(absent)}." if absent else ""
-    if broken:
-        return f"**{listed(broken)}** must be mended first; the table gives the remedy.{without}"
-    return f"Everything that the suite needs works here.{without}"
-
-
-def precisions_in_words(runs: pd.DataFrame) -> str:
-    """What lower precision was worth in speed, and whether it changed the training.
-
-    Args:
-        runs: from ``compare_precisions``.
-    """
-    worked = runs[runs["problem"] == ""].groupby("precision", sort=False)
-    speeds, losses = worked["samples_per_second"].last(), worked["loss"].last()
-    if len(speeds) < 2:
-        return f"This machine trains in {speeds.index[0]} alone, so there was nothing to compare."
-    simplest, fastest = speeds.index[0], speeds.idxmax()
-    if fastest == simplest:
-        return f"No lower precision was faster than {simplest} here."
-    return (
-        f"{fastest} was fastest, at {speeds[fastest] / speeds[simplest]:.2f} times the speed of {simplest}; "
-        f"its last loss was {losses[fastest]:.4f}, and {losses[simplest]:.4f} in {simplest}."
-    )
 
 
 # --- notebook 02 -------------------------------------------------------------------------------------------
@@ -93,10 +60,10 @@ def baselines_in_words(scores: dict[str, dict], baselines: dict[str, dict], metr
     ours, theirs = scores[weights][metric.name], baselines[name][metric.name]
     numbers = f"{metric.label} {ours:.4f} against {theirs:.4f}"
     if metric.is_better(ours, theirs):
-        return f"The {weights} weights beat the best baseline, {name} ({numbers})."
+        return f'The {weights} weights beat the best baseline, "{name}" ({numbers}).'
     return (
-        f"**A baseline beats the transformer here**: {name}, which needs no model, is ahead of the {weights} "
-        f"weights ({numbers}). So these texts say little about what a transformer is worth."
+        f'**A baseline beats the transformer here**: "{name}", which needs no model, is ahead of the '
+        f"{weights} weights ({numbers}). So these texts say little about what a transformer is worth."
     )
 
 

@@ -194,14 +194,6 @@ class Task(Texts, Combining):
         """95 % bootstrap interval of the metric, by whole groups, (rows,)."""
         return bootstrap_interval(lambda rows: self.score(targets[rows], predictions[rows]), groups)
 
-    def comparable(self, predictions: np.ndarray) -> np.ndarray:
-        """The columns of predictions that rounding changes but little; by default all."""
-        return predictions
-
-    def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
-        """How much comparable columns differ from row to row, the measure for what rounding may do."""
-        return float(np.nanstd(targets)) or 1.0
-
     def baselines(self, train: pd.DataFrame, held_out: pd.DataFrame) -> dict[str, np.ndarray]:
         """Predictions for the held-out rows without a transformer, by the baseline's name."""
         return {}

@@ -1,4 +1,4 @@
-"""How a task makes one prediction of several, or of what several models' heads read."""
+"""How a task compares several predictions of a row, and makes one of them."""
 
 import numpy as np
 
@@ -33,3 +33,11 @@ class Combining:
         None where the task has none.
         """
         return None
+
+    def comparable(self, predictions: np.ndarray) -> np.ndarray:
+        """The columns of predictions that rounding changes but little; by default all."""
+        return predictions
+
+    def spread(self, targets: np.ndarray, predictions: np.ndarray) -> float:
+        """How much comparable columns differ from row to row, the measure for what rounding may do."""
+        return float(np.nanstd(targets)) or 1.0
