@@ -380,6 +380,7 @@ def test_the_tour_of_questions_judges_its_cut_on_other_folds(tmp_path, parameter
     assert "The text does not say." in outputs
 
 
+@pytest.mark.full
 def test_three_loops_come_to_the_same_weights(tmp_path, parameters):
     """Without Lightning, two."""
     settings = {"preset": "tiny", "epochs": "2", "views": "3"}
