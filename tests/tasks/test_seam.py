@@ -151,7 +151,7 @@ def test_it_is_compared_plotted_submitted_predicted_and_explained(config, table,
     assert (comparison["low"] <= comparison["score"]).all()
     assert "the accuracy of the averaged weights" in verdict(comparison, run.task.metric)
     assert "accuracy" in run_report.weights_table(comparison, run).columns
-    assert run_report.plot_weights(comparison, run.task.metric).axes[0].get_ylabel() == "accuracy"
+    assert run_report.plot_weights(comparison, run.task.metric).axes[0].get_title() == "Held-out accuracy"
     history = pd.read_csv(run.folders[0] / "history.csv")
     assert fold_report.plot_history(history, run.task.metric).axes[0].get_ylabel() == "accuracy"
 
