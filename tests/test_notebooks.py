@@ -287,7 +287,7 @@ def test_the_rates_are_drawn_in_seconds_without_training(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "05.ipynb", 4).cells])
     assert n_plots(tmp_path / "05.ipynb") == 3
-    assert "With one flat rate of 0.0001, **embeddings** goes from" in outputs
+    assert "35.6 times that rate, and 13.0 times its own peak" in outputs, "as published"
     assert "to move the sliders" in outputs
 
 
