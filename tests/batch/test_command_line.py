@@ -80,6 +80,7 @@ def test_interrupted_it_saves_and_a_second_call_resumes(number, tmp_path, uninte
         assert_same(expected, folder / f"fold-{fold}")
 
 
+@pytest.mark.full
 def test_a_killed_batch_leaves_no_training_behind(tmp_path):
     batch = start(*LONG, "--fold", "0", cwd=tmp_path)
     wait_for(lambda: has_state(tmp_path, 0))
