@@ -14,8 +14,9 @@ import pytest
 
 from utils import predict
 from utils.config import Config, InputError
+from utils.data.sources import BUILT_IN, OPEN
 from utils.machine import runtime
-from utils.release.card import card
+from utils.release.card import DATA, card
 from utils.release.publish import publish
 from utils.runs import artifacts
 from utils.runs.fold import fit_fold
@@ -31,6 +32,15 @@ def fold(tmp_path_factory):
         patch.setattr(runtime, "workspace", lambda: workspace)
         config = Config.make("tiny", precision="fp32", output_dir=str(workspace))
         yield fit_fold(config, add_folds(load_table(config), config))
+
+
+def test_every_open_source_has_the_licence_that_the_page_of_data_gives_it():
+    assert set(DATA) == {*BUILT_IN, *OPEN}
+    page = (runtime.ROOT / "data" / "README.md").read_text()
+    assert "are dedicated to the public domain (CC0 1.0)" in page
+    for source, (_, licence) in DATA.items():
+        row = next((line for line in page.splitlines() if line.startswith(f"| `{source}` |")), "CC0 1.0")
+        assert licence in row, source
 
 
 def test_the_card_tells_what_the_fold_knows(fold):

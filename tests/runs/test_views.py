@@ -60,6 +60,8 @@ def test_views_are_judged_on_held_out_rows(folder, tiny):
     assert judged.loc["mean", "gain"] == pytest.approx(gain)
     assert judged.loc["mean", "gain_low"] <= gain <= judged.loc["mean", "gain_high"]
     assert judged.attrs["spread"]["spread"] > 0
+    with pytest.raises(InputError, match="number=1 leaves no view beside the usual one; ask for 2 or more"):
+        judge_views(run, "last", "mask", 1)
 
 
 def test_submissions_are_numbered(folder, tiny, tiny_table, workspace):

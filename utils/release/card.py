@@ -22,8 +22,9 @@ DATA = {
         "this suite's sample of English texts, written for trying things out, not rated by people",
         "CC0 1.0",
     ),
-    "aspects": ("this suite's sentences of reviews with the polarity of each aspect", "Apache 2.0"),
-    "questions": ("this suite's questions on its sample of texts", "Apache 2.0"),
+    "aspects": ("this suite's sentences of reviews with the polarity of each aspect", "CC0 1.0"),
+    "questions": ("this suite's questions on its sample of texts", "CC0 1.0"),
+    "vader": ("short texts rated for sentiment by twenty people (Hutto and Gilbert 2014)", "MIT"),
     "clear": ("the CLEAR corpus (Crossley et al. 2022)", "CC BY-NC-SA 4.0"),
 }
 RECIPE = ("encoder", "pooling", "max_length", "loss", "optimizer", "lr", "schedule", "epochs", "batch_size")

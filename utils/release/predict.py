@@ -138,9 +138,8 @@ class Predictor:
         """``predict``'s answers. ``advance`` is called with how many of the rows have been read since."""
         task, *others = (task_of(model.config) for model, _ in self.models)
         table, predictions = self.table(rows, task), []
-        for own, (model, tokenizer) in zip(
-            (task, *others), self.models, strict=True
-        ):  # each cuts as it learnt
+        for own, (model, tokenizer) in zip((task, *others), self.models, strict=True):
+            # Each task has the cuts that its own model learnt.
             examples = own.encode(table, tokenizer)
             part = len(rows) / len(examples) / len(self.models)
             forward = functools.partial(_advance, advance, part)

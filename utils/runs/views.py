@@ -112,6 +112,8 @@ def judge_views(
         usual view with its 95 % interval by group (gain, gain_low, gain_high). ``attrs["spread"]``: by how
         much the views differ, on average over the rows.
     """
+    if number < 2:
+        raise InputError(f"number={number} leaves no view beside the usual one; ask for 2 or more.")
     task, parts = run.task, []
     for fold, folder in run.folders.items():
         held_out = run.table[run.table["fold"] == fold]
