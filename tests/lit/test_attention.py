@@ -37,7 +37,11 @@ def test_the_page_gives_what_the_explainer_does(lit, explainer):
 @pytest.mark.parametrize(
     ("question", "body", "sentence"),
     [
-        ("read", {"text": "A cat."}, "model=None is not open; choose one of: fold 0"),
+        ("read", TEXT | {"model": "fold 9"}, "model='fold 9' is not open; choose one of: fold 0"),
+        ("read", {"text": "A cat."}, "the question lacks model."),
+        ("read", {}, "the question lacks model and text."),
+        ("head", TEXT, "the question lacks head and layer."),
+        ("models", {"speed": 1}, "a question is a JSON object"),
         ("read", TEXT | {"text": 5}, "a question is a JSON object of some of: model, text"),
         ("read", ["model"], "a question is a JSON object"),
         ("read", TEXT | {"folder": "/"}, "a question is a JSON object"),

@@ -28,12 +28,6 @@ class AttentionPage:
 
     def __init__(self, app, models: dict[str, FoldModel]):
         self.app, self.models = app, models
-        self._questions: dict[str, Callable] = {
-            "models": _names,
-            "read": _read,
-            "head": _head,
-            "effects": _effects,
-        }
 
     def __call__(self, environ, start_response):
         request = Request(environ)
@@ -41,20 +35,23 @@ class AttentionPage:
         if question is None or request.method != "POST":
             return self.app(environ, start_response)
         try:
-            answer = json.dumps(question(self.models, **_asked(request, self.models)))
+            ask, needed = question
+            answer = json.dumps(ask(self.models, **_asked(request, self.models, needed)))
             response = Response(answer, mimetype="application/json")
         except InputError as error:
             response = Response(str(error), status=400, mimetype="text/plain")
         return response(environ, start_response)
 
 
-def _asked(request: Request, models: dict[str, FoldModel]) -> dict[str, Any]:
-    """What a request holds. Raises InputError unless it names an open model, a text, a layer and a head."""
+def _asked(request: Request, models: dict[str, FoldModel], needed: set[str]) -> dict[str, Any]:
+    """What a request holds. Raises InputError unless it is all that is needed, and its model is open."""
     body = request.get_json(force=True, silent=True)
     if not isinstance(body, dict) or not all(isinstance(body[name], _TYPES.get(name, ())) for name in body):
         raise InputError(f"a question is a JSON object of some of: {', '.join(_TYPES)}.")
-    if body and body.get("model") not in models:
-        raise InputError(f"model={body.get('model')!r} is not open; choose one of: {', '.join(models)}.")
+    if missing := sorted(needed - {*body}):
+        raise InputError(f"the question lacks {' and '.join(missing)}.")
+    if needed and body["model"] not in models:
+        raise InputError(f"model={body['model']!r} is not open; choose one of: {', '.join(models)}.")
     return body
 
 
@@ -114,4 +111,10 @@ def _attentions(explainer: Explainer, read: Read) -> tuple[list[str], np.ndarray
     return tokens, weights
 
 
-_QUESTIONS: dict[str, Callable] = {"models": _names, "read": _read, "head": _head, "effects": _effects}
+#: What answers each question, and what the question must hold.
+_QUESTIONS: dict[str, tuple[Callable, set[str]]] = {
+    "models": (_names, set()),
+    "read": (_read, {"model", "text"}),
+    "head": (_head, {"model", "text", "layer", "head"}),
+    "effects": (_effects, {"model", "text"}),
+}
