@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import TypeVar
@@ -116,6 +117,9 @@ def _run_in_one_thread(function: Callable, arguments: tuple, errors: Connection)
         function(*arguments)
     except InputError as error:
         errors.send((int(os.environ["RANK"]), error))
+        # The launcher looks every 0.1 s and names one of the processes that have ended. If this error is that
+        # another one was killed, it is that one that the launcher must find.
+        time.sleep(0.5)
         raise
 
 
