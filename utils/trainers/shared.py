@@ -17,7 +17,7 @@ from utils.machine import distributed, precision
 from utils.training.setup import Training, prepare
 
 #: Settings that are our own loop's work.
-OURS_ALONE = ("accumulation_steps", "weight_format", "compile", "time_limit_hours", "resume_from")
+OURS = ("accumulation_steps", "weight_format", "compile", "save_every", "time_limit_hours", "resume_from")
 
 
 @dataclass
@@ -40,7 +40,8 @@ class Fold:
 
     def train_loader(self) -> DataLoader:
         """The batches of an epoch, this process's share of each."""
-        return tokens.make_loader(self.training.train, EpochBatches(self.training), self.training.tokenizer)
+        training, workers = self.training, self.config.num_workers
+        return tokens.make_loader(training.train, EpochBatches(training), training.tokenizer, workers)
 
     def held_out_batches(self) -> list[list[int]]:
         """Example numbers of the held-out rows, this process's share of the batches."""
@@ -87,7 +88,7 @@ def step_loss(training: Training, model: nn.Module, batch: Batch) -> torch.Tenso
 
 def check_settings(config: Config) -> str:
     """The precision's name. Raises InputError for a setting that only our own loop carries out."""
-    for name in OURS_ALONE:
+    for name in OURS:
         if (value := getattr(config, name)) != getattr(Config, name):
             raise InputError(f"{name}={value} is for our own loop; leave it out, or use fit_fold.")
     if (name := precision.choose(config.precision).name).startswith("apex"):
