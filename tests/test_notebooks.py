@@ -217,6 +217,7 @@ def test_evaluation_and_submission_train_what_they_lack_and_read_it(tmp_path, pa
     done = run_papermill(SUBMISSION, tmp_path / "06.ipynb", *settings, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "is missing" not in streams(tmp_path / "06.ipynb"), "the folds have been trained by now"
+    assert (tmp_path / "output" / "tiny" / "onnx" / "model.onnx").is_file()
     submission = pd.read_csv(tmp_path / "output" / "tiny" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(runtime.ROOT / "data" / "sample" / "sample_submission.csv", dtype={"id": str})
     assert submission["id"].tolist() == sample["id"].tolist()
