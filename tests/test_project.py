@@ -48,7 +48,7 @@ WINGS = [
 ]
 #: The most lines of a wing, docstrings included, with room for what is planned.
 BUDGETS = {
-    "machine": 1210,
+    "machine": 1220,
     "data": 1610,
     "modeling": 1370,
     "tasks": 2945,

@@ -384,7 +384,7 @@ def test_a_disk_that_knows_no_links_gets_copies(finished, unfinished, state, tab
 
 def test_a_weight_that_is_loaded_otherwise_is_named_and_nothing_is_saved(tiny, tiny_table, monkeypatch):
     """As where the head's norm and an encoder's top-level norm change places."""
-    load = artifacts._load_model
+    load = artifacts.read_model
 
     def swapped(folder, **options):
         model = load(folder, **options)
@@ -392,7 +392,7 @@ def test_a_weight_that_is_loaded_otherwise_is_named_and_nothing_is_saved(tiny, t
             model.head.norm.weight += 1e-6
         return model
 
-    monkeypatch.setattr(artifacts, "_load_model", swapped)
+    monkeypatch.setattr(artifacts, "read_model", swapped)
     words = r"fold-0/best cannot be written: head.norm.weight is not loaded again .*choose another encoder"
     with pytest.raises(InputError, match=words):
         fit_fold(tiny(), tiny_table)

@@ -81,7 +81,7 @@ def load_tokenizer(encoder: str, max_length: int) -> PreTrainedTokenizerBase:
 
 
 def load_weights(encoder: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
-    """The pretrained encoder's state dict, in float32, without its pooler.
+    """The pretrained encoder's state dict, in float32; its pooler's, too, if it comes with one.
 
     Weights are read from safetensors only: no pickle is opened. Raises InputError if they are missing,
     damaged, not finite, or belong to another model.
@@ -106,9 +106,10 @@ def load_weights(encoder: str, config: PreTrainedConfig) -> dict[str, torch.Tens
 def _pretrained_weights(encoder: str, source: str, config: PreTrainedConfig) -> dict[str, torch.Tensor]:
     options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True, **_NO_CODE}
     model, report = AutoModel.from_pretrained(source, config=config, **options)
-    if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
-        raise InputError(f"encoder={encoder!r}: its weights lack {missing[0]!r}; they are of another model.")
-    return {name: value for name, value in model.state_dict().items() if not name.startswith("pooler.")}
+    missing = sorted(report["missing_keys"])
+    if lacking := [name for name in missing if not name.startswith("pooler.")]:
+        raise InputError(f"encoder={encoder!r}: its weights lack {lacking[0]!r}; they are of another model.")
+    return {name: value for name, value in model.state_dict().items() if name not in missing}
 
 
 def trained_folder(encoder: str) -> Path | None:

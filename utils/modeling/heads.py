@@ -20,6 +20,7 @@ class HeadConfig:
         labels: of each target its classes, in order; empty where targets are numbers.
         shared: how many outputs each target has, if they share one direction and differ by a bias alone;
             empty: each output has its own direction.
+        norm, bias: whether it has a layer norm, and the linear layer biases.
     """
 
     outputs: tuple[str, ...]
@@ -29,6 +30,8 @@ class HeadConfig:
     n_dropouts: int = 5
     labels: tuple[tuple[str, ...], ...] = ()
     shared: tuple[int, ...] = ()
+    norm: bool = True
+    bias: bool = True
 
 
 class Head(nn.Module):
@@ -40,9 +43,10 @@ class Head(nn.Module):
     def __init__(self, width: int, config: HeadConfig):
         super().__init__()
         self.config = config
-        self.norm = nn.LayerNorm(width, eps=1e-5)
+        self.norm = nn.LayerNorm(width, eps=1e-5) if config.norm else nn.Identity()
         self.dropout = nn.Dropout(config.dropout)
-        self.linear = nn.Linear(width, len(config.shared or config.outputs), bias=not config.shared)
+        bias = config.bias and not config.shared
+        self.linear = nn.Linear(width, len(config.shared or config.outputs), bias=bias)
         if config.shared:
             self.biases = nn.Parameter(torch.empty(len(config.outputs)))
         if config.scale is not None:

@@ -73,13 +73,11 @@ class TextModel(PreTrainedModel):
             raise ValueError(
                 f"pooling={config.pooling!r} is not known; choose one of: {', '.join(sorted(POOLINGS))}."
             )
-        width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
         # Pooling comes first among the parameters, as its weights always have: clipping sums the norms of
         # gradients in this order, and another one would round the sum otherwise.
-        arguments = (width, n_layers, config.layer_dropout)
-        self.pooling = POOLINGS[config.pooling](*arguments, **config.pooling_options)
+        self.pooling = POOLINGS[config.pooling].build(config)
         self.encoder = encoder
-        self.head = Head(width, HeadConfig(**config.head))
+        self.head = Head(self.pooling.width, self.pooling.adapt(HeadConfig(**config.head)))
         self.post_init()
 
     def _init_weights(self, module):

@@ -5,7 +5,9 @@ from typing import ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import initialization
+from transformers import PreTrainedConfig, initialization
+
+from .heads import HeadConfig
 
 #: Every pooling by its name.
 POOLINGS: dict[str, type["Pooling"]] = {}
@@ -37,8 +39,18 @@ class Pooling(nn.Module):
 
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
         super().__init__()
-        self.n_layers = n_layers
+        self.width, self.n_layers = width, n_layers
         self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def build(cls, config: PreTrainedConfig) -> "Pooling":
+        """The pooling of a model with this config."""
+        width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
+        return cls(width, n_layers, config.layer_dropout, **config.pooling_options)
+
+    def adapt(self, head: HeadConfig) -> HeadConfig:
+        """The head that reads the vector; by default the one that was asked for."""
+        return head
 
     def initialize(self) -> None:
         """Set the parameters that are not those of a linear layer or a norm."""

@@ -11,6 +11,7 @@ from utils.config import GROUPED, Config, InputError
 from utils.data.sources import local_table
 from utils.data.table import fingerprint
 from utils.modeling.model import TextModelConfig
+from utils.modeling.native import read_config
 from utils.release import FACTS, MODEL, SCRIPT
 from utils.runs import artifacts
 from utils.runs.portable import SEQUENCE, task_of
@@ -38,7 +39,7 @@ def card(folder: Path, name: str = "", source: Path | None = None) -> str:
         name: on the hub; empty: the folder's.
         source: the weights, of whose fold the card tells; None: ``folder``.
     """
-    names = TextModelConfig.from_pretrained(folder)
+    names = read_config(folder)
     task, source = task_of(names), (source or folder).resolve()
     fold, weights = source.parent, source.name
     known = weights in artifacts.WEIGHTS and artifacts.is_fold(fold) and artifacts.is_finished(fold)

@@ -16,7 +16,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from utils.config import InputError
 from utils.machine import runtime
 from utils.machine.files import atomic_folder, short_reason, write_json
-from utils.modeling.model import TextModel, TextModelConfig
+from utils.modeling.model import TextModel
+from utils.modeling.native import read_config
 from utils.modeling.portable import scores
 from utils.release import CARD, FACTS, MODEL, SCRIPT
 from utils.release.card import card
@@ -55,7 +56,7 @@ class OnnxModel(nn.Module):
         self.session = onnxruntime.InferenceSession(
             str(folder / MODEL), options, providers=["CPUExecutionProvider"]
         )
-        self.config = TextModelConfig.from_pretrained(folder)
+        self.config = read_config(folder)
 
     def forward(self, extras: dict[str, torch.Tensor] | None = None, **inputs) -> dict[str, torch.Tensor]:
         values = inputs | (extras or {})

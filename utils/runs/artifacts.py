@@ -27,7 +27,7 @@ from utils.machine import runtime
 from utils.machine.files import atomic_file, atomic_folder, short_reason, write_json
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.runs import checkpoint
-from utils.runs.portable import with_names, write_code
+from utils.runs.portable import read_model, to_save, with_names, write_code
 from utils.runs.seal import MANIFEST, RETRAIN, WAY_OUT, read_json, seal, verify
 
 WEIGHTS = ("last", "best", "averaged")
@@ -102,18 +102,14 @@ def save_model(
     replaces = folder.exists()
     weights = {name: value.detach().float() for name, value in weights.items()}
     config = with_names(config)
-    with torch.device("meta"):
-        shell = TextModel(config)
-    # Apart from the model being trained, which may be wrapped, patched or in float16; assigning copies
-    # nothing.
-    shell.load_state_dict(weights, assign=True)
+    shell, weights = to_save(config, weights)
     with atomic_folder(folder) as new:
         shell.save_pretrained(new)
         tokenizer.save_pretrained(new)
         write_code(config, new)
         if not replaces:
             with torch.random.fork_rng(devices=[]):  # what is drawn here must change nothing in a training
-                check_weights(_load_model(new).state_dict(), weights, runtime.display_path(folder))
+                check_weights(read_model(new).state_dict(), weights, runtime.display_path(folder))
         seal(new)
 
 
@@ -174,16 +170,12 @@ def load_model(folder: Path | str, **options) -> tuple[TextModel, PreTrainedToke
         verify(fold, within=f"{folder.resolve().name}/")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        return _load_model(folder, **options), tokenizer
+        return read_model(folder, **options), tokenizer
     except Exception as error:  # transformers, safetensors and tokenizers raise a dozen kinds
         raise InputError(
             f"{runtime.display_path(folder)} is whole, and cannot be loaded here ({short_reason(error)}); "
             "install the versions in the run.json of its fold."
         ) from None
-
-
-def _load_model(folder: Path, **options) -> TextModel:
-    return TextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **options).eval()
 
 
 def _why_no_model(folder: Path) -> str:

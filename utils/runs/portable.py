@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from utils.config import Config
@@ -12,6 +14,7 @@ from utils.modeling import portable
 from utils.modeling.heads import HeadConfig
 from utils.modeling.losses import LOSSES
 from utils.modeling.model import TextModel, TextModelConfig
+from utils.modeling.native import NATIVE, from_whole, read_config, to_whole
 from utils.modeling.pooling import POOLINGS
 from utils.tasks import Task, make_task
 
@@ -65,7 +68,11 @@ def _has_parts(task: Task) -> bool:
 
 
 def classes_of(config: TextModelConfig) -> list[type]:
-    """The classes that a model's code must have; none where one of them is not of ``utils.modeling``."""
+    """The classes that a model's code must have; none where it is of transformers' own class, or one of them
+    is not of ``utils.modeling``.
+    """
+    if config.pooling == NATIVE:
+        return []
     loss = LOSSES.get(config.task.get("loss", ""))
     used = [TextModel, TextModelConfig, POOLINGS[config.pooling], *filter(None, [loss])]
     used += [portable.TextModelForSequenceClassification, portable.TextModelForQuestionAnswering]
@@ -88,3 +95,32 @@ def write_code(config: TextModelConfig, folder: Path) -> None:
         # The first releases of transformers 5 copy what this module imports, and not what that imports.
         lines.append(f"from .{path.stem} import {', '.join(names)}")
     (folder / f"{ENTRY}.py").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def to_save(
+    config: TextModelConfig, weights: dict[str, torch.Tensor]
+) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
+    """A model to be saved, with a TextModel's weights, and these as they are when it is loaded again.
+
+    It is apart from the model being trained, which may be wrapped, patched or in float16. Nothing is copied.
+    """
+    if config.pooling == NATIVE:
+        whole = to_whole(config, weights)
+        return whole, from_whole(whole)
+    with torch.device("meta"):
+        model = TextModel(config)
+    model.load_state_dict(weights, assign=True)
+    return model, weights
+
+
+def read_model(folder: Path, **options) -> TextModel:
+    """A folder of weights, of either kind, as a TextModel in eval mode. ``options``: of from_pretrained."""
+    options = {"use_safetensors": True, "dtype": torch.float32, "trust_remote_code": False, **options}
+    config = read_config(folder)
+    if config.pooling != NATIVE:
+        return TextModel.from_pretrained(folder, **options).eval()
+    whole = AutoModelForSequenceClassification.from_pretrained(folder, **options)
+    model = TextModel(config)
+    model.load_state_dict(from_whole(whole))
+    model.encoder.set_attn_implementation(whole.config._attn_implementation)
+    return model.eval()

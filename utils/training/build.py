@@ -13,6 +13,7 @@ from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 from utils.modeling.encoders import longest_text, reinitialize, set_dropout
 from utils.modeling.model import TextModel, TextModelConfig
+from utils.modeling.native import NATIVE, check_native
 from utils.modeling.pooling import POOLINGS
 from utils.tasks import Task, make_task
 
@@ -33,9 +34,16 @@ def build_model(config: Config, task: Task | None = None) -> tuple[TextModel, Pr
     if config.encoder_dropout >= 0:
         set_dropout(encoder_config, config.encoder_dropout)
     tokenizer = load_tokenizer(config.encoder, config.max_length)
+    if config.pooling == NATIVE:
+        with value_errors_as_input_errors():
+            check_native(encoder_config.model_type)
     model = _fresh_model(config, encoder_config, task)
     _check_positions(model, config)
-    model.encoder.load_state_dict(load_weights(config.encoder, encoder_config))
+    weights = load_weights(config.encoder, encoder_config)
+    pooler = {name: weights.pop(name) for name in [*weights] if name.startswith("pooler.")}
+    model.encoder.load_state_dict(weights)
+    if pooler and config.pooling == NATIVE:
+        model.pooling.load_state_dict(pooler, strict=False)
     _check_vocabulary(model, tokenizer, config)
     if folder := trained_folder(config.encoder):
         _keep_head(model, folder)
