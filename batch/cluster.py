@@ -17,7 +17,7 @@ from utils.config import InputError
 from utils.data.sources import BUILT_IN, find_table
 from utils.machine import runtime
 
-SHIPPED = ("utils", "batch", "notebooks", "data/sample", "data/aspects", "data/questions")
+SHIPPED = ("utils", "batch", "notebooks", "docs/pictures", "data/sample", "data/aspects", "data/questions")
 
 
 def ray_engine(jobs: list[Job], wanted: int, mirror_url: str, address: str) -> tuple[Train, int]:

@@ -50,10 +50,10 @@ WINGS = [
 BUDGETS = {
     "machine": 1220,
     "data": 1610,
-    "modeling": 1370,
+    "modeling": 1550,
     "tasks": 2945,
-    "training": 1395,
-    "runs": 2610,
+    "training": 1405,
+    "runs": 2635,
     "release": 705,
     "trainers": 300,
     "explain": 530,

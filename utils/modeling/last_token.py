@@ -2,13 +2,14 @@
 
 import torch
 
-from .pooling import TokenPooling, last_token
+from .pooling import TokenPooling
 
 
 class LastToken(TokenPooling):
-    """The last token of the last layer: the only one that has seen the whole text in a causal model."""
+    """The last token of the last layer."""
 
     name = "last"
 
     def position(self, mask: torch.Tensor) -> torch.Tensor:
-        return last_token(mask)
+        """The last token's, which is the only one that has seen the whole text in a causal model."""
+        return mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)

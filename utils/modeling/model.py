@@ -77,7 +77,7 @@ class TextModel(PreTrainedModel):
         # gradients in this order, and another one would round the sum otherwise.
         self.pooling = POOLINGS[config.pooling].build(config)
         self.encoder = encoder
-        self.head = Head(self.pooling.width, self.pooling.adapt(HeadConfig(**config.head)))
+        self.head = Head(self.pooling.width, HeadConfig(**config.head | self.pooling.head_changes))
         self.post_init()
 
     def _init_weights(self, module):

@@ -5,7 +5,6 @@ head's, so that all that works with a TextModel works with these. Their folders 
 """
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,7 +13,6 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
-from .heads import HeadConfig
 from .model import TextModelConfig
 from .pooling import Pooling, States
 
@@ -41,7 +39,9 @@ class NativePooling(Pooling):
     def __init__(self, whole: PreTrainedModel, n_layers: int):
         last = whole.get_submodule(last_linear(whole))
         super().__init__(last.in_features, n_layers)
-        self.bias = last.bias is not None
+        self.head_changes = {"norm": False, "dropout": 0.0}  # a linear layer alone
+        if last.bias is None:
+            self.head_changes |= {"bias": False, "location": None, "scale": None}
         self.pooler = getattr(whole.base_model, "pooler", None)
         whole.set_submodule(last_linear(whole), nn.Identity())
         text = whole.config.get_text_config()
@@ -54,15 +54,10 @@ class NativePooling(Pooling):
 
     @classmethod
     def build(cls, config: TextModelConfig) -> "NativePooling":
-        return cls(whole_model(config), config.encoder.num_hidden_layers + 1)
-
-    def adapt(self, head: HeadConfig) -> HeadConfig:
-        """A linear layer alone. Raises ValueError where it would need a bias that the architecture lacks."""
-        if self.bias:
-            return replace(head, norm=False, dropout=0.0)
-        if head.shared:
+        pooling = cls(whole_model(config), config.encoder.num_hidden_layers + 1)
+        if config.head.get("shared") and not pooling.head_changes.get("bias", True):
             raise ValueError("pooling=native: this architecture's head has no bias, which the loss needs.")
-        return replace(head, norm=False, dropout=0.0, bias=False, location=None, scale=None)
+        return pooling
 
     def forward(self, states: States, mask: torch.Tensor) -> torch.Tensor:
         last = states[-1]

@@ -7,8 +7,6 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig, initialization
 
-from .heads import HeadConfig
-
 #: Every pooling by its name.
 POOLINGS: dict[str, type["Pooling"]] = {}
 
@@ -30,6 +28,7 @@ class Pooling(nn.Module):
     second_pass: ClassVar[str] = ""  # the extra that masks a second reading, whose last states take its place
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
     auxiliary: ClassVar[str] = ""  # the Config field with its share of the loss, if it has one of its own
+    head_changes: ClassVar[dict] = {}  # fields of the HeadConfig that it sets itself
     per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
@@ -47,10 +46,6 @@ class Pooling(nn.Module):
         """The pooling of a model with this config."""
         width, n_layers = config.encoder.hidden_size, config.encoder.num_hidden_layers + 1
         return cls(width, n_layers, config.layer_dropout, **config.pooling_options)
-
-    def adapt(self, head: HeadConfig) -> HeadConfig:
-        """The head that reads the vector; by default the one that was asked for."""
-        return head
 
     def initialize(self) -> None:
         """Set the parameters that are not those of a linear layer or a norm."""
@@ -157,11 +152,6 @@ class MeanLayers(LayerPooling):
 def first_token(mask: torch.Tensor) -> torch.Tensor:
     """The position of each text's first token, (batch,); not 0 where padding is on the left."""
     return mask.argmax(dim=1)
-
-
-def last_token(mask: torch.Tensor) -> torch.Tensor:
-    """The position of each text's last token, (batch,)."""
-    return mask.shape[1] - 1 - mask.flip(1).argmax(dim=1)
 
 
 def at(state: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
