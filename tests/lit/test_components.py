@@ -143,7 +143,7 @@ def test_tcav_knows_that_high_scores_come_from_what_high_texts_share(lit, rows, 
     high, low = ([rows[i]["id"] for i in part] for part in (order[:8], order[-8:]))
     settings |= {"concept_set_ids": high, "grad_layer": "pooled gradient"}
     top = lit.interpret("tcav", MODEL, HELD_OUT, rows, **settings)
-    settings |= {"concept_set_ids": low, "grad_layer": "layer 1 gradient"}
+    settings |= {"concept_set_ids": low, "grad_layer": "layer 0 gradient"}
     bottom = lit.interpret("tcav", MODEL, HELD_OUT, rows, **settings)
     assert top[0]["result"]["score"] > 0.8 > 0.2 > bottom[0]["result"]["score"]
     assert len(top[0]["result"]["cos_sim"]) == len(rows)

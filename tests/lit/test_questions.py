@@ -56,3 +56,12 @@ def test_edits_come_with_the_scores_before_and_after(held_out, rows, explainer):
     before, after = explainer.scores([text_of(rows[0]), edit["text"]])[:, 0]
     assert edit["score before"] == pytest.approx(before, abs=1e-5)
     assert edit["score after"] == pytest.approx(after, abs=1e-5)
+
+
+def test_words_are_left_out_one_at_a_time(held_out, rows, explainer):
+    row = rows[0]
+    words, effects = held_out.left_out(row)
+    assert len(words) == len(effects) > 5
+    shortened = [" ".join(words), " ".join(words[:3] + words[4:])]
+    whole, without = explainer.scores(shortened)[:, 0]
+    assert effects[3] == pytest.approx(whole - without, abs=1e-5)

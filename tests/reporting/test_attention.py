@@ -24,9 +24,9 @@ def test_sliders_draw_the_head_that_they_name(monkeypatch):
     asked = {}
     monkeypatch.setattr(widgets, "interact", lambda draw, **controls: asked.update(draw=draw, **controls))
     explore_attention(Reader(), "a cat")
-    assert (asked["layer"].min, asked["layer"].max, asked["head"].max) == (1, 2, 3)
-    asked["draw"](text="a dog", layer=2, head=3)
-    assert plt.gcf().axes[0].get_title(loc="left") + plt.gcf().axes[0].get_title() == "layer 2, head 3"
+    assert (asked["layer"].min, asked["layer"].max, asked["head"].max) == (0, 1, 2)
+    asked["draw"](text="a dog", layer=1, head=2)
+    assert plt.gcf().axes[0].get_title(loc="left") + plt.gcf().axes[0].get_title() == "layer 1, head 2"
     plt.close("all")
 
 
@@ -34,7 +34,7 @@ def test_the_table_has_the_largest_effects_first(monkeypatch):
     effects = np.array([[0.1, -0.5], [0.3, 0.0]])
     monkeypatch.setattr(attention, "head_effects", lambda explainer, text: effects)
     table = effects_table(Reader(), "a cat", 3)
-    assert table[["layer", "head"]].to_numpy().tolist() == [[1, 2], [2, 1], [1, 1]]
+    assert table[["layer", "head"]].to_numpy().tolist() == [[0, 1], [1, 0], [0, 0]]
     assert table["effect on the score"].tolist() == pytest.approx([-0.5, 0.3, 0.1])
 
 

@@ -102,6 +102,16 @@ class HeldOut:
             for row, row_spans, (_, values) in zip(rows, spans, answers, strict=True)
         ]
 
+    def left_out(self, row: dict) -> tuple[list[str], np.ndarray]:
+        """The words that the model reads of a row, and by how much the score falls without each, (words,)."""
+        spans = self.explainer.encode([self.read_of(row)]).spans[0]
+        words = words_of(self.text(row), spans, np.zeros(len(spans)))[0]
+        texts = [" ".join(words), *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
+        column = self.run.config.text_column
+        reads = [read_by(self.run.config, row["data"] | {column: text}) for text in texts]
+        scores = self.explained(torch.from_numpy(np.stack(self.explainer.logits(reads)))).numpy()
+        return words, scores[0] - scores[1:]
+
     def completeness(self, rows: list[dict]) -> pd.DataFrame:
         """Whether integrated gradients add up to the score's difference from that of the masked text."""
         method, records = "Integrated Gradients", []

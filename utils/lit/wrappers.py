@@ -99,7 +99,7 @@ class FoldModel(model.BatchedModel):
 
     def output_spec(self) -> types.Spec:
         layers = {}
-        for name in ("pooled", *(f"layer {layer}" for layer in self.explainer.layers)):
+        for name in ("pooled", *map(layer_field, self.explainer.layers)):
             gradient = types.Gradients(grad_for=name, **self.view.layer_gradients)
             layers |= {name: types.Embeddings(), f"{name} gradient": gradient}
         tokens = {
@@ -136,8 +136,8 @@ class FoldModel(model.BatchedModel):
             }
         )
         for layer in self.explainer.layers:
-            output[f"layer {layer}"] = reading.layers[layer]
-            output[f"layer {layer} gradient"] = reading.layer_gradients[layer]
+            output[layer_field(layer)] = reading.layers[layer]
+            output[f"{layer_field(layer)} gradient"] = reading.layer_gradients[layer]
         if reading.attention is not None:
             least = reading.attention.min(initial=1.0)  # with mean pooling every token gets some
             output["attention"] = scale_to_largest(
@@ -168,6 +168,11 @@ class FoldModel(model.BatchedModel):
 
     def _reads(self, inputs: Iterable[types.JsonDict]) -> list[Read]:
         return [read_by(self.view.task.config, example) for example in inputs]
+
+
+def layer_field(number: int) -> str:
+    """The field of a hidden state's mean: of the embeddings (0), or of a layer, counted from 0."""
+    return f"layer {number - 1}" if number else "embeddings"
 
 
 def unwrap(wrapped: model.Model) -> FoldModel:

@@ -28,7 +28,7 @@ def explore_attention(explainer: Explainer, text: str):
 
     def draw(text: str, layer: int, head: int) -> None:
         tokens, attention = look(text)
-        plot_heads(tokens, attention, [(layer - 1, head - 1)])
+        plot_heads(tokens, attention, [(layer, head)])
         plt.show()
 
     layers, heads = attention.shape[:2]
@@ -36,22 +36,19 @@ def explore_attention(explainer: Explainer, text: str):
     widgets.interact(
         draw,
         text=widgets.Textarea(text, description="text", **wide),
-        layer=widgets.IntSlider(layers, min=1, max=layers, description="layer", **wide),
-        head=widgets.IntSlider(1, min=1, max=heads, description="head", **wide),
+        layer=widgets.IntSlider(layers - 1, min=0, max=layers - 1, description="layer", **wide),
+        head=widgets.IntSlider(0, min=0, max=heads - 1, description="head", **wide),
     )
     return None
 
 
 def effects_table(explainer: Explainer, text: str, count: int = 5) -> pd.DataFrame | None:
-    """The heads, counted from 1, with the largest effect on the score of a text when they are masked."""
+    """The heads, counted from 0, with the largest effect on the score of a text when they are masked."""
     effects = _effects(explainer, text)
     if effects is None:
         print("This encoder's heads cannot be masked one by one, so there is no table of their effects.")
         return None
-    rows = [
-        (layer + 1, head + 1, effects[layer, head].round(4))
-        for layer, head in strongest_heads(effects, count)
-    ]
+    rows = [(layer, head, effects[layer, head].round(4)) for layer, head in strongest_heads(effects, count)]
     return pd.DataFrame(rows, columns=["layer", "head", "effect on the score"])
 
 

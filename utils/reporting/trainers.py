@@ -2,14 +2,17 @@
 
 import dataclasses
 import importlib.util
+import logging
 import re
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file
+from transformers import PrinterCallback
 
 from utils.config import Config
 from utils.data.tokens import make_loader
@@ -44,13 +47,17 @@ def train_in(config: Config, loop: str) -> dict[str, float]:
     elif loop == "lightning":
         from utils.trainers.lightning import FoldData, FoldModule, Watch, make_trainer
 
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # it advertises on every start
+        warnings.filterwarnings("ignore", module="lightning")
         data = FoldData(Fold(config, table))
         quiet = {"enable_progress_bar": False, "enable_model_summary": False}
         make_trainer(data, Watch(Observer()), **quiet).fit(FoldModule(data), data)
     else:
         from utils.trainers.hugging_face import FoldTrainer
 
-        FoldTrainer(Fold(config, table), Observer(), disable_tqdm=True, save_only_model=True).train()
+        trainer = FoldTrainer(Fold(config, table), Observer(), disable_tqdm=True, save_only_model=True)
+        trainer.remove_callback(PrinterCallback)  # the observer says the same in our words
+        trainer.train()
     return {"seconds": time.perf_counter() - began, "memory": peak_memory()}
 
 

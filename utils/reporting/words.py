@@ -88,9 +88,9 @@ def plot_attention(tokens: list[str], attention: np.ndarray | None):
         axis.spines[:].set_visible(True)
         axis.spines[:].set_color("#CCCCCC")
         if layer == 0:
-            axis.set_title(f"{head + 1}", fontsize=8, fontweight="normal", loc="center")
+            axis.set_title(f"{head}", fontsize=8, fontweight="normal", loc="center")
         if head == 0:
-            axis.set_ylabel(f"layer {layer + 1}", fontsize=8)
+            axis.set_ylabel(f"layer {layer}", fontsize=8)
     title = f"Attention of {layers} × {heads} heads over {len(tokens)} tokens"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
@@ -107,7 +107,7 @@ def plot_heads(tokens: list[str], attention: np.ndarray | None, chosen: list[tup
         axis.set_xticks(range(len(tokens)), labels, rotation=90, fontsize=8)
         axis.set_yticks(range(len(tokens)), labels, fontsize=8)
         axis.grid(visible=False)
-        title = f"layer {layer + 1}, head {head + 1}"
+        title = f"layer {layer}, head {head}"
         axis.set(title=title, xlabel="attended token", ylabel="attending token")
     figure.colorbar(image, ax=axes[0].tolist(), label="share of attention", shrink=0.8)
     return figure
