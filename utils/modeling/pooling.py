@@ -28,7 +28,6 @@ class Pooling(nn.Module):
     second_pass: ClassVar[str] = ""  # the extra that masks a second reading, whose last states take its place
     is_linear: ClassVar[bool] = True  # whether the vector is a sum of states, by the shares of ``weights``
     auxiliary: ClassVar[str] = ""  # the Config field with its share of the loss, if it has one of its own
-    head_changes: ClassVar[dict] = {}  # fields of the HeadConfig that it sets itself
     per_token: ClassVar[bool] = False  # whether ``forward`` gives (batch, tokens, width), each token its own
 
     def __init_subclass__(cls, **kwargs):
@@ -39,6 +38,7 @@ class Pooling(nn.Module):
     def __init__(self, width: int, n_layers: int, dropout: float = 0.0):
         super().__init__()
         self.width, self.n_layers = width, n_layers
+        self.head_changes: dict = {}  # fields of the HeadConfig that it sets itself
         self.dropout = nn.Dropout(dropout)
 
     @classmethod
