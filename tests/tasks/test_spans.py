@@ -1,5 +1,7 @@
 """The span task from training to submission, with a tiny random encoder."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,7 +20,7 @@ from utils.runs.compare import compare_weights, verdict
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
 from utils.runs.thresholds import FLATTERING, NESTED, USUAL, compare_cuts
-from utils.tasks import add_folds, load_table, make_task
+from utils.tasks import add_folds, find_leaks, load_table, make_task
 from utils.training.loop import train_epoch
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import prepare
@@ -33,6 +35,16 @@ def folder(tmp_path_factory):
     sample = {"id": make_questions(3)["id"][::-1], "answer": ""}
     pd.DataFrame(sample).to_csv(path / "sample_submission.csv", index=False)
     return path
+
+
+def test_questions_on_one_text_are_told_of_only_where_folds_part_them():
+    whole = Config.make("questions")
+    assert find_leaks(add_folds(load_table(whole), whole), make_task(whole)) == ""
+    parted = Config.make("questions", fold_by="kfold", group_column="")
+    said = find_leaks(add_folds(load_table(parted), parted), make_task(parted))
+    assert re.search(
+        r"Near-copies .* lie in several folds, and scores flatter: near_copies=group keeps", said
+    )
 
 
 @pytest.fixture

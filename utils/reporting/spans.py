@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import HTML
+from matplotlib.ticker import MaxNLocator
 from transformers import PreTrainedTokenizerBase
 
 from utils.data.windows import START, STOP
@@ -158,6 +159,7 @@ def plot_no_answer(rows: pd.DataFrame, cut: float | None = None):
     if cut is not None:
         axes.axvline(cut, color="black", linewidth=1, linestyle="--", label="fitted cut")
     axes.set(title="How sure the model is that there is no answer", ylabel="questions")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("score of no answer minus that of the best span; no answer is predicted right of the cut")
     axes.legend(frameon=False)
     return figure
