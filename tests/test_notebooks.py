@@ -400,7 +400,7 @@ def test_three_loops_come_to_the_same_weights(tmp_path, parameters):
 
 
 #: Committed before an idle machine has executed them; `make notebooks` writes their outputs.
-WITHOUT_OUTPUTS = {"09_questions", "10_trainers"}
+WITHOUT_OUTPUTS = {"09_questions"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
