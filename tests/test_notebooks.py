@@ -303,6 +303,8 @@ def test_lit_answers_headless_and_pictures_stand_in_for_its_page(tmp_path, param
     outputs = json.dumps([c.get("outputs", []) for c in nbformat.read(tmp_path / "04.ipynb", 4).cells])
     assert outputs.count("image/png") == 10
     assert "iframe" not in outputs
+    assert outputs.count("{'score': ") == 3, "the least wrapper answers"
+    assert "Rank correlation with leaving out each of the" in outputs
     pictures = {path.stem for path in (tmp_path / "output" / "tiny" / "pictures").iterdir()}
     assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
 
