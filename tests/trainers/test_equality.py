@@ -34,7 +34,13 @@ def test_twenty_steps_give_our_weights(task, workspace):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("accumulation_steps", 2), ("weight_format", "bf16"), ("compile", "auto"), ("save_every", 5)],
+    [
+        ("accumulation_steps", 2),
+        ("weight_format", "bf16"),
+        ("compile", "auto"),
+        ("save_every", 5),
+        ("save_minutes", 5.0),
+    ],
 )
 def test_what_only_our_loop_does_is_refused(setting, value, workspace):
     with pytest.raises(InputError, match=rf"{setting}={value} is for our own loop; leave it out"):

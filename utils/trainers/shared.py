@@ -17,7 +17,8 @@ from utils.machine import distributed, precision
 from utils.training.setup import Training, prepare
 
 #: Settings that are our own loop's work.
-OURS = ("accumulation_steps", "weight_format", "compile", "save_every", "time_limit_hours", "resume_from")
+OURS = ["accumulation_steps", "weight_format", "compile", "save_every", "save_minutes", "time_limit_hours"]
+OURS += ["resume_from"]
 
 
 @dataclass
