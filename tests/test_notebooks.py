@@ -401,10 +401,6 @@ def test_three_loops_come_to_the_same_weights(tmp_path, parameters):
 # --- what is committed --------------------------------------------------------------------------------------
 
 
-#: Committed before an idle machine has executed them; `make notebooks` writes their outputs.
-WITHOUT_OUTPUTS = {"09_questions"}
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_committed_notebooks_are_readable(path):
     notebook = nbformat.read(path, as_version=4)
@@ -415,9 +411,6 @@ def test_committed_notebooks_are_readable(path):
     assert notebook.cells[0].source.startswith("# ")
     assert all(cell.source.count("\n") < 25 for cell in code)
     outputs = [output for cell in code for output in cell.outputs]
-    if path.stem in WITHOUT_OUTPUTS:
-        assert not outputs, f"take {path.stem} out of WITHOUT_OUTPUTS"
-        return
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run `make notebooks`"
     assert outputs
     assert "MINUTES" not in notebook.cells[0].source, "say how many minutes it took"

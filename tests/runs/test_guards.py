@@ -92,7 +92,7 @@ def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table,
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (BrokenPipeError(32, "Broken pipe"), "a data-loader process died (Broken pipe)"),
+        (BrokenPipeError(32, "Broken pipe"), "another process of this fold is gone (Broken pipe)"),
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
             "signal: Killed.); what was",
@@ -115,6 +115,12 @@ def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table,
             "here cannot be written (No space left on device",
         ),
         (OSError(122, "Disk quota exceeded"), "here cannot be written (Disk quota exceeded)"),
+        (
+            FileNotFoundError(2, "No such file or directory", "/data/train.csv"),
+            "/data/train.csv cannot be used (No such file or directory); what was saved in here is kept",
+        ),
+        (OSError(24, "Too many open files"), "a file of here cannot be used (Too many open files)"),
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y cannot be used (Permission denied)"),
         (Exception("a fault of the code"), None),
         (ValueError("a fault of the code"), None),
         (RuntimeError("a fault of the code"), None),
@@ -122,8 +128,14 @@ def test_a_full_disk_while_writing_any_other_file(file, whole, tiny, tiny_table,
     ids=repr,
 )
 def test_what_goes_wrong_is_told_with_its_cause_and_a_fault_of_the_code_is_not_hidden(error, words):
-    cause = guards.find_cause(error, "here")
+    cause = guards.find_cause(error, "here", "run again")
     assert (cause is None) if words is None else (words in cause and "\n" not in cause)
+
+
+def test_a_pipe_that_breaks_is_a_loaders_only_where_there_are_loaders():
+    cause = guards.find_cause(BrokenPipeError(32, "Broken pipe"), "here", "run again without retrain", 2)
+    assert cause.startswith("a data-loader process died (Broken pipe)")
+    assert "run again without retrain, or set num_workers=0" in cause
 
 
 def test_memory_that_runs_out_on_the_cpu_is_told(whole, tiny, tiny_table, monkeypatch):

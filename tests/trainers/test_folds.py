@@ -1,5 +1,6 @@
 """What another loop leaves: the same folder, in which every later step finds what it needs."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import GPT2Config
 
+from tests.conftest import save_encoder
+from tests.runs.helpers import Stop, stop_after
 from tests.trainers import helpers
 from tests.trainers.helpers import LOOPS, make_fold, needs_lightning, train
 from utils import predict
@@ -77,6 +81,25 @@ def test_weights_cross_over(loop, workspace):
     ours = helpers.train_ours(second)
     train(loop, second, keep=False)
     helpers.assert_close(second.training.model.state_dict(), ours.model.state_dict())
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_training_of_our_own_loop_is_not_replaced(loop, workspace, monkeypatch):
+    fold = make_fold(workspace, epochs=1, averaging="none")
+    restore = stop_after(3, monkeypatch)
+    with pytest.raises(Stop):
+        fit_fold(dataclasses.replace(fold.config, save_every=1), fold.table)
+    restore()
+    with pytest.raises(InputError, match=r"has not ended; end it with fit_fold, or set retrain=True"):
+        train(loop, fold)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_an_encoder_that_cannot_work_is_refused_there_too(loop, workspace, tmp_path):
+    encoder = save_encoder(tmp_path / "gpt2", GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=2001))
+    with pytest.raises(InputError, match="takes a token that does not see the text"):
+        train(loop, make_fold(workspace, encoder=str(encoder), pooling="cls"))
 
 
 @pytest.mark.full

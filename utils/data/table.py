@@ -8,6 +8,7 @@ import warnings
 import pandas as pd
 
 from utils.config import GROUPED, Config, InputError, nearest
+from utils.machine.runtime import say
 
 #: Where a table's attrs say how many lines of its file make a row, if these are several.
 LINES_PER_ROW = "lines_per_row"
@@ -85,7 +86,7 @@ def match_columns(table: pd.DataFrame, columns: list[str], where: str) -> pd.Dat
     for column in [column for column in columns if column not in table.columns]:
         alike = [name for name in table.columns if name not in columns and _bare(name) == _bare(column)]
         if len(alike) == 1:
-            print(f"{where}: column {alike[0]!r} is read as {column!r}.")
+            say(f"{where}: column {alike[0]!r} is read as {column!r}.")
             names[alike[0]] = column
     return table.rename(columns=names)
 

@@ -80,10 +80,14 @@ class Explainer(Encoder):
         # The baseline is the mask's embedding. Zero would mean nothing to encoders that normalise embeddings.
         self.mask_token = self.tokenizer.mask_token or self.tokenizer.unk_token
         mask = torch.tensor([self.tokenizer.convert_tokens_to_ids(self.mask_token)], device=self.model.device)
-        baseline = self.model.encoder.get_input_embeddings()(mask)
-        if not isinstance(baseline, torch.Tensor):
+        try:
+            baseline = self.model.encoder.get_input_embeddings()(mask)
+        except NotImplementedError:  # of encoders that embed characters
+            baseline = None
+        if not isinstance(baseline, torch.Tensor) or not self.tokenizer.is_fast:
+            where = runtime.display_path(folder)
             raise InputError(
-                f"{folder}: this encoder's embeddings cannot be explained; predict with it instead."
+                f"{where}: no words can be explained with this encoder; predict with it instead."
             )
         self._baseline = baseline[0]
         self._lock = threading.Lock()  # LIT's server has threads, and ``read`` hooks into the model

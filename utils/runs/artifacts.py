@@ -194,6 +194,10 @@ def weights_folder(folder: Path, weights: str) -> Path:
         raise InputError(f"weights {weights!r} are not known; choose one of: {', '.join(WEIGHTS)}.")
     path = Path(folder) / weights
     if not (path / "model.safetensors").is_file():
+        others = [name for name in WEIGHTS if (Path(folder) / name / "model.safetensors").is_file()]
+        if others:
+            where = runtime.display_path(Path(folder))
+            raise InputError(f"{where} has no {weights} weights; choose {' or '.join(others)}.")
         raise InputError(
             f"{runtime.display_path(path)} holds no model; train that fold first with notebook 02."
         )

@@ -18,7 +18,7 @@ from utils.config import InputError
 from utils.machine.files import atomic_folder, link_or_copy, short_reason
 from utils.machine.runtime import display_path
 from utils.runs import seal
-from utils.runs.guards import is_write_error
+from utils.runs.guards import is_file_error
 
 
 class Checkpoint(NamedTuple):
@@ -41,7 +41,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         with atomic_folder(path) as new:
             _write(new, checkpoint)
     except Exception as error:
-        if not is_write_error(error):
+        if not is_file_error(error):
             raise
         kept = latest(folder)
         remains = f"the state of {kept.name} is still there" if kept else "there is no earlier one"

@@ -1,6 +1,7 @@
 """What can go wrong around a training, said in one sentence, with what was saved kept."""
 
 import contextlib
+import errno
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from utils.machine import distributed
 from utils.machine.files import short_reason
 from utils.machine.runtime import display_path
 from utils.training.setup import Training
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -46,40 +49,57 @@ def readable_errors(folder: Path, config: Config) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = None if isinstance(error, InputError) else find_cause(error, display_path(folder))
+        given = display_path(folder), run_again(config), config.num_workers
+        cause = None if isinstance(error, InputError) else find_cause(error, *given)
         if cause is None:
             raise
-        raise InputError(cause.replace("run again", run_again(config))) from None
+        raise InputError(cause) from None
 
 
-def find_cause(error: Exception, where: str) -> str | None:
+def find_cause(error: Exception, where: str, again: str = "run again", workers: int = 0) -> str | None:
     """What happened, in a sentence with the way out; None for what may be a fault of the code.
 
-    ``where``: the fold's folder in messages.
+    Args:
+        where: the fold's folder in messages.
+        again: how to go on from the last saved state.
+        workers: the number of loader processes.
     """
     text, kept = str(error), f"what was saved in {where} is kept"
     reason = short_reason(error) or type(error).__name__
     of_loader = "DataLoader worker" in text and isinstance(error, OSError | RuntimeError)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text:
         return (
-            f"memory ran out ({reason}); {kept}: end other programs and run again, or lower batch_size, "
+            f"memory ran out ({reason}); {kept}: end other programs and {again}, or lower batch_size, "
             "eval_batch_size or max_length with retrain=True."
         )
-    if of_loader or isinstance(error, ConnectionError | EOFError):
+    if of_loader or (workers and isinstance(error, ConnectionError | EOFError)):
         reason = text.strip().splitlines()[-1] if of_loader else reason  # an own error is below its traceback
-        return f"a data-loader process died ({reason}); {kept}: run again, or set num_workers=0."
-    if isinstance(error, torch.distributed.DistError) or re.search("Connection (closed|reset) by peer", text):
-        return f"another process of this fold is gone ({reason}); {kept}: run again."
+        return f"a data-loader process died ({reason}); {kept}: {again}, or set num_workers=0."
+    lost = isinstance(error, torch.distributed.DistError | ConnectionError | EOFError)
+    if lost or re.search("Connection (closed|reset) by peer", text):
+        return f"another process of this fold is gone ({reason}); {kept}: {again}."
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"the model cannot be compiled here ({reason}); {kept}: set compile=off and run again."
-    if is_write_error(error):
-        return f"{where} cannot be written ({reason}); {kept}: free some space, run again."
+        return f"the model cannot be compiled here ({reason}); {kept}: set compile=off and {again}."
+    if is_disk_full(error):
+        return f"{where} cannot be written ({reason}); {kept}: free some space, {again}."
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{display_path(Path(error.filename))} cannot be used ({reason}); {kept}: mend that and {again}."
+        )
+    if is_file_error(error):
+        return f"a file of {where} cannot be used ({reason}); {kept}: mend that and {again}."
     return None
 
 
-def is_write_error(error: Exception) -> bool:
-    """Whether a file could not be written. tokenizers raises a bare Exception then."""
+def is_file_error(error: Exception) -> bool:
+    """Whether a file could not be read or written. tokenizers raises a bare Exception then."""
     return isinstance(error, OSError | SafetensorError) or "(os error " in str(error)
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether no more can be written: the disk is full, or the quota or a file's largest size is reached."""
+    written = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries have it
+    return (int(written[1]) if written else getattr(error, "errno", None)) in _FULL
 
 
 def check_divergence(training: Training) -> None:

@@ -9,13 +9,16 @@ import torch
 from utils.config import InputError
 from utils.data.table import fingerprint
 from utils.machine import distributed
-from utils.machine.runtime import display_path
-from utils.runs import artifacts, results
+from utils.machine.runtime import display_path, say
+from utils.runs import artifacts, checkpoint, results
 from utils.runs.fold import describe, finish, record, snapshot_steps
-from utils.runs.guards import check_divergence, lock_fold
+from utils.runs.guards import check_disk_space, check_divergence, lock_fold
 from utils.runs.progress import Clock, Progress
+from utils.runs.resume import check_second_stage
 from utils.runs.samples import Sampler
+from utils.tasks import find_leaks
 from utils.training.loop import predict, predict_averaged
+from utils.training.probe import probe
 from utils.training.setup import Training
 
 
@@ -34,21 +37,37 @@ class Observer:
     def begin(self, training: Training, table: pd.DataFrame, loop: str) -> None:
         """Training is about to begin, in a loop of this name, which run.json keeps.
 
-        Raises InputError for a finished fold, unless it is to be trained anew.
+        Raises InputError for what cannot work, and for a fold that is finished, or that our own loop has not
+        ended, unless it is to be trained anew.
         """
         self.training, self.table, self.progress = training, table, Progress()
         self.clock, self.folder = Clock(self.progress, training.step), artifacts.fold_folder(training.config)
         if not self.keep:
             return
-        if not training.config.retrain and artifacts.is_finished(self.folder):
-            raise InputError(
-                f"{display_path(self.folder)} is finished already; set retrain=True, or another run."
-            )
+        if not training.config.retrain:
+            self._check_folder()
+        data = fingerprint(table, training.config)
+        check_second_stage(training.config, data)
+        probe(training)
         self.stack.enter_context(lock_fold(self.folder))
-        metadata = describe(training, table, fingerprint(table, training.config)) | {"loop": loop}
+        metadata = describe(training, table, data) | {"loop": loop}
+        distributed.run_on_main(lambda: check_disk_space(training, self.folder))
         distributed.run_on_main(lambda: artifacts.start_fold(self.folder, metadata))
+        if leaks := distributed.run_on_main(lambda: find_leaks(table, training.task)):
+            say(leaks)
         self.sampler = Sampler(training, table, self.folder, self.progress)
         self.snapshots = snapshot_steps(training)
+
+    def _check_folder(self) -> None:
+        """Raise InputError for a folder that has what must not be lost."""
+        where = display_path(self.folder)
+        if artifacts.is_finished(self.folder):
+            raise InputError(f"{where} is finished already; set retrain=True, or another run.")
+        if checkpoint.latest(self.folder / "state"):
+            raise InputError(
+                f"{where} holds a training of our own loop that has not ended; end it with fit_fold, or set "
+                "retrain=True, or another run."
+            )
 
     def stepped(self, loss: torch.Tensor) -> None:
         """After each optimizer step and the schedule's; ``loss``: of the whole batch, a scalar."""

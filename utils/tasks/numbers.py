@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from utils.data.table import check_rows
+from utils.machine.runtime import say
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
@@ -29,7 +30,7 @@ def read_numbers(table: pd.DataFrame, column: str, where: str) -> pd.Series:
     """
     cells = table[column].map(_tidy)
     if _has_decimal_commas(cells.tolist()):
-        print(f"{where}: column {column!r} is read with decimal commas.")
+        say(f"{where}: column {column!r} is read with decimal commas.")
         cells = cells.map(lambda cell: cell.replace(",", "."))
     values = cells.map(_to_float).astype(float)
     bad = values.isna() & cells.map(lambda cell: not isinstance(cell, str) or cell != "")

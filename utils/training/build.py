@@ -10,7 +10,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from utils.config import Config, InputError
 from utils.machine.encoders import load_tokenizer, load_weights, read_encoder_config, trained_folder
 from utils.machine.files import short_reason
-from utils.machine.runtime import display_path
+from utils.machine.runtime import display_path, say
 from utils.modeling.encoders import longest_text, reinitialize, set_dropout
 from utils.modeling.model import TextModel, TextModelConfig
 from utils.modeling.native import NATIVE, check_native
@@ -106,9 +106,9 @@ def _keep_head(model: TextModel, folder: Path) -> None:
     if same and {name: value.shape for name, value in weights.items()} == own:
         model.load_state_dict(weights)
         model.config.head |= {name: trained.head[name] for name in ("location", "scale")}
-        print(f"Goes on from the fold in {display_path(folder)}, with its pooling and head.")
+        say(f"Goes on from the fold in {display_path(folder)}, with its pooling and head.")
     else:
-        print(f"Goes on from the encoder in {display_path(folder)}; pooling and head are new.")
+        say(f"Goes on from the encoder in {display_path(folder)}; pooling and head are new.")
 
 
 @contextlib.contextmanager
