@@ -53,7 +53,7 @@ BUDGETS = {
     "modeling": 1550,
     "tasks": 2945,
     "training": 1405,
-    "runs": 2635,
+    "runs": 2680,
     "release": 705,
     "trainers": 300,
     "explain": 530,

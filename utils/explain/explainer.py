@@ -85,10 +85,7 @@ class Explainer(Encoder):
         except NotImplementedError:  # of encoders that embed characters
             baseline = None
         if not isinstance(baseline, torch.Tensor) or not self.tokenizer.is_fast:
-            where = runtime.display_path(folder)
-            raise InputError(
-                f"{where}: no words can be explained with this encoder; predict with it instead."
-            )
+            raise InputError(f"{folder}: this encoder's words cannot be explained; predict with it instead.")
         self._baseline = baseline[0]
         self._lock = threading.Lock()  # LIT's server has threads, and ``read`` hooks into the model
 
