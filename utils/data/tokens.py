@@ -39,6 +39,7 @@ class Examples:
 
     @property
     def lengths(self) -> list[int]:
+        """Tokens of each example."""
         return np.diff(self.ends, prepend=0).tolist()
 
     def slice(self, example: int) -> slice:

@@ -103,6 +103,7 @@ class Guard:
         return ""
 
     def knows(self, host: str) -> bool:
+        """Whether a Host is an address, this machine, or a proxy that may stand before it."""
         name = _name(host)
         try:
             ipaddress.ip_address(name)
@@ -111,6 +112,7 @@ class Guard:
             return _matches(name, self._machine + self._proxies)
 
     def trusts(self, origin: str, host: str) -> bool:
+        """Whether an Origin is that of the Host, or a proxy's."""
         scheme, _, rest = origin.partition("://")
         same = rest.lower() == host.lower()
         return scheme in ("http", "https") and (same or _matches(_name(rest), self._proxies))

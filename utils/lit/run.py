@@ -129,6 +129,7 @@ def model_name(fold: int | None, weights: str) -> str:
 
 
 def dataset_name(fold: int) -> str:
+    """The name of the texts that a fold held out, in LIT."""
     return f"fold {fold} held out"
 
 
@@ -189,6 +190,7 @@ def held_out(run: Run, fold: int, texts: int) -> pd.DataFrame:
 
 
 def load(run: Run, fold: int, weights: str, view: View, output: int) -> FoldModel:
+    """A fold's weights as a model for LIT. Raises InputError if there are none."""
     path = artifacts.weights_folder(run.folders[fold], weights)
     description = f"The {weights} weights of fold {fold}, {hash_weights(path)}."
     return FoldModel(Explainer(path, run.task, output), view, description, str(fold))

@@ -123,15 +123,21 @@ WEIGHINGS = {"mask": mask_context, "weigh": weigh_context}
 
 
 class ContextMask(LocalContext):
+    """Context dynamic mask (CDM): states outside the window are zero."""
+
     name = "lcf_cdm"
     weighings = ("mask",)
 
 
 class ContextWeights(LocalContext):
+    """Context dynamic weights (CDW): states outside the window count less, the farther the less."""
+
     name = "lcf_cdw"
     weighings = ("weigh",)
 
 
 class ContextFusion(LocalContext):
+    """CDM and CDW side by side."""
+
     name = "lcf_fusion"
     weighings = ("mask", "weigh")

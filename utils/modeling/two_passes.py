@@ -24,15 +24,21 @@ class TwoPasses(LocalContext):
 
 
 class ContextMaskAlone(TwoPasses):
+    """Context dynamic mask (CDM) on the states of the sentence read alone."""
+
     name = "lcf_cdm_two_passes"
     weighings = ("mask",)
 
 
 class ContextWeightsAlone(TwoPasses):
+    """Context dynamic weights (CDW) on the states of the sentence read alone."""
+
     name = "lcf_cdw_two_passes"
     weighings = ("weigh",)
 
 
 class ContextFusionAlone(TwoPasses):
+    """CDM and CDW on the states of the sentence read alone."""
+
     name = "lcf_fusion_two_passes"
     weighings = ("mask", "weigh")

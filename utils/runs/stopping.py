@@ -75,6 +75,7 @@ class Stopper:
         return bool(self.signal or self.reason)
 
     def raise_if_signalled(self) -> None:
+        """Raise StoppedError if a signal asked for the stop."""
         if self.signal:
             name = signal.Signals(self.signal).name
             raise StoppedError(

@@ -34,6 +34,7 @@ class Ordinal(Classification):
     error = "squared distance from the true grade"
 
     def order(self, labels: set[str]) -> tuple[str, ...]:
+        """Grades from the lowest to the highest. Raises InputError where they are no numbers."""
         if not all(NUMBER.fullmatch(label) for label in labels):
             raise InputError(
                 f"grades such as {sorted(labels)[0]!r} have no order of their own; set labels, the grades "

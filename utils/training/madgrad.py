@@ -102,6 +102,7 @@ def step_one(x, g, state, lamb, momentum, decay, eps):
 
 
 def cube_root(v: torch.Tensor) -> torch.Tensor:
+    """Of numbers from 0 on, element by element."""
     return torch.exp2(torch.log2(v) / 3)  # compiled, nearly twice as fast as a power of 1/3
 
 
@@ -120,6 +121,7 @@ def compiled_step() -> Callable | None:
 
 
 def large_on_cpu(weight: torch.Tensor) -> bool:
+    """Whether the compiled step pays for a weight."""
     return weight.device.type == "cpu" and weight.numel() >= SMALL and weight.is_contiguous()
 
 
