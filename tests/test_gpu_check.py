@@ -318,6 +318,10 @@ def test_apex_is_left_alone_where_there_is_none(make_record, workspace):
     assert "Not run: Apex needs a CUDA GPU." in page.section(part.path.parent)
 
 
+def test_the_tests_that_are_to_run_are_there():
+    assert all((runtime.ROOT / path).exists() for path in (*others.TESTS, *others.DRY_TESTS))
+
+
 def test_failed_tests_are_named(tmp_path):
     report = tmp_path / "tests.xml"
     cases = '<testcase classname="tests.a" name="b"><failure/></testcase><testcase classname="c" name="d"/>'

@@ -14,7 +14,7 @@ from benchmarks.gpu.workers import CPU, Worker
 from utils.machine import apex_amp, runtime
 
 #: Tests that train on whatever device there is, and that need neither a browser nor a notebook.
-TESTS = ("tests/modeling", "tests/training", "tests/lit/test_explain.py")
+TESTS = ("tests/modeling", "tests/training", "tests/explain")
 DRY_TESTS = ("tests/modeling/test_losses.py",)
 
 

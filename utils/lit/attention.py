@@ -103,6 +103,11 @@ def _example(fold_model: FoldModel, text: str, second: str) -> types.JsonDict:
     return dict(zip(fold_model.view.task.config.text_columns, (text, second), strict=False))
 
 
+def forget() -> None:
+    """Let go of the models whose attention was looked at."""
+    _attentions.cache_clear()
+
+
 @functools.lru_cache(maxsize=2)  # 40 MB each, for 12 layers and 256 tokens
 def _attentions(explainer: Explainer, read: Read) -> tuple[list[str], np.ndarray]:
     tokens, weights = explainer.attentions(read)

@@ -160,6 +160,6 @@ class HeldOut:
             for dataset in filter(functools.partial(are_paired, model), datasets):
                 rows = self.lit.ask("get_dataset", dataset_name=dataset)
                 answers = self.lit.ask("get_metrics", {"inputs": rows}, model=model, dataset_name=dataset)
-                (scores,) = (each["metrics"] for each in answers[group] if each["pred_key"] == field)
-                table.loc[model, dataset] = scores[metric]
+                for scores in [each["metrics"] for each in answers[group] if each["pred_key"] == field]:
+                    table.loc[model, dataset] = scores[metric]  # of answer spans LIT has none
         return table

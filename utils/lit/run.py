@@ -13,7 +13,7 @@ from utils.config import InputError, check_choice
 from utils.explain.encoding import read_by
 from utils.explain.explainer import Explainer
 from utils.lit import label_views, spans  # noqa: F401 - they register their views
-from utils.lit.attention import AttentionPage
+from utils.lit.attention import AttentionPage, forget
 from utils.lit.components import interpreters
 from utils.lit.generators import generators
 from utils.lit.new_texts import NewTexts
@@ -88,6 +88,7 @@ def stop() -> None:
     if _current:
         _current["lit"].stop()
         _current.clear()
+    forget()
 
 
 def split_weights(run: Run, weights: str) -> tuple[str, ...]:

@@ -11,10 +11,10 @@ from utils.config import GROUPED, Config, InputError
 from utils.data.sources import local_table
 from utils.data.table import fingerprint
 from utils.modeling.model import TextModelConfig
-from utils.modeling.native import read_config
+from utils.modeling.native import NATIVE, read_config
 from utils.release import FACTS, MODEL, SCRIPT
 from utils.runs import artifacts
-from utils.runs.portable import SEQUENCE, task_of
+from utils.runs.portable import SEQUENCE, kind_of, task_of
 from utils.tasks import Task, add_folds, load_table, make_task
 
 #: What the built-in and open data are, and their licence.
@@ -64,14 +64,16 @@ def card(folder: Path, name: str = "", source: Path | None = None) -> str:
 def _front_matter(folder: Path, config: TextModelConfig, task: Task) -> str:
     """What the hub reads: the library and the kind of pipeline. A licence is for the owner to choose."""
     lines = [f"library_name: {'onnx' if (folder / MODEL).is_file() else 'transformers'}"]
-    if _in_pipeline(config):
+    if _in_pipeline(config, task):
         lines.append("pipeline_tag: text-classification")
     elif task.per_token:
         lines.append("pipeline_tag: question-answering")
     return "\n".join(["---", *lines, "---"])
 
 
-def _in_pipeline(config: TextModelConfig) -> bool:
+def _in_pipeline(config: TextModelConfig, task: Task) -> bool:
+    if config.pooling == NATIVE:
+        return kind_of(task) == SEQUENCE and len(config.id2label) == len(config.head["outputs"])
     return f"AutoModel{SEQUENCE}" in (getattr(config, "auto_map", None) or {})
 
 
@@ -103,11 +105,11 @@ def _use(folder: Path, config: TextModelConfig, task: Task, name: str) -> str:
     if (folder / SCRIPT).is_file():
         lines = ["pip install onnxruntime tokenizers", f"python {name}/{SCRIPT} < texts.txt  # a text a line"]
         return "\n".join(["```bash", *lines, "```"])
-    if not _in_pipeline(config) or (folder / MODEL).is_file():
+    if not _in_pipeline(config, task) or (folder / MODEL).is_file():
         columns = ", ".join(task.config.text_columns)
         call = f'predict("{name}", table)  # with the columns {columns}'
         return f"With the suite that trained it:\n\n```python\nfrom utils import predict\n\n{call}\n```"
-    options = "trust_remote_code=True, top_k=None"
+    options = f"{'' if config.pooling == NATIVE else 'trust_remote_code=True, '}top_k=None"
     return (
         "```python\nfrom transformers import pipeline\n\n"
         f'model = pipeline("text-classification", "{name}", {options})\n'
@@ -141,7 +143,7 @@ class Fold:
         data = (
             f"{what[:1].upper()}{what[1:]}; licence: {licence}. {metadata['data']['rows']} rows in "
             f"{config.n_folds} folds ({split}). Fold {config.fold}, {metadata['data']['held_out']} rows, was "
-            "held out; scores are of these rows."
+            f"held out; scores are of these rows.{self.choice()}"
         )
         average = f"{config.averaging} from epoch {config.swa_start:g}"
         recipe = (
@@ -152,6 +154,20 @@ class Fold:
             f"{metadata['versions']['torch']} and transformers {metadata['versions']['transformers']}."
         )
         return ["## Data", data, "## Scores", self.scores(), "## Recipe", recipe]
+
+    def choice(self) -> str:
+        """What of the model was chosen by the rows that it is scored on."""
+        if self.weights == "best":
+            return (
+                " Of all evaluations' weights these scored best on the same rows, so that the scores flatter."
+            )
+        chosen = {"its rates": self.config.schedule == "plateau", "its end": self.config.patience > 0}
+        parts = " and ".join(part for part, is_chosen in chosen.items() if is_chosen)
+        return (
+            f" Of the training, {parts} depended on the same rows, so that the scores flatter."
+            if parts
+            else ""
+        )
 
     def scores(self) -> str:
         """The metric with its interval, and the baselines' beside it."""

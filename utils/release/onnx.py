@@ -109,8 +109,8 @@ def export(folder: Path | str, target: Path | str | None = None, int8: bool = Fa
                 _quantize(new / MODEL)
                 difference = _difference(model, tokenizer, new)
             _write_rest(model, tokenizer, new, {"int8": int8, "inputs": names, "difference": difference})
+            seal(new)  # but for the card, which its owner may edit
             (new / CARD).write_text(card(new, target.name, folder), encoding="utf-8")
-            seal(new)
     return target
 
 

@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.config import InputError
-from utils.machine.files import atomic_folder
+from utils.machine.files import atomic_folder, short_reason
 from utils.machine.runtime import display_path
 from utils.release import CARD
 from utils.release.card import card
@@ -21,18 +21,22 @@ from utils.runs.seal import MANIFEST, read_manifest
 def stage(folder: Path, target: Path, name: str) -> list[str]:
     """Copy into ``target`` what goes to the hub: the sealed files, their manifest, the card; their names.
 
-    Raises InputError for a folder that holds no model, or a damaged one.
+    Raises InputError for a folder that holds no model, or a damaged one, and if ``target`` cannot be written.
     """
     load(folder)  # which proves it whole, and readable
     names = [*read_manifest(folder)["files"], MANIFEST]
-    with atomic_folder(target) as new:
-        for file in names:
-            (new / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / file, new / file)
-        text = (
-            (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else card(folder, name)
-        )
-        (new / CARD).write_text(text, encoding="utf-8")
+    where = display_path(target)
+    if target.exists() and not (target / MANIFEST).is_file():
+        raise InputError(f"{where} exists and was not written by publish; move it away.")
+    try:
+        with atomic_folder(target) as new:
+            for file in names:
+                (new / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / file, new / file)
+            own = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+            (new / CARD).write_text(own or card(folder, name), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{where} cannot be written ({short_reason(error)}); free some space.") from None
     return sorted({*names, CARD})
 
 

@@ -8,19 +8,21 @@ import numpy as np
 import pandas as pd
 
 from utils.config import InputError
+from utils.explain.encoding import Read
 from utils.explain.explainer import Explainer
 from utils.explain.heads import head_effects, strongest_heads
 from utils.machine import runtime
 from utils.reporting.words import plot_heads, telling_heads
 
 
-def explore_attention(explainer: Explainer, text: str):
+def explore_attention(explainer: Explainer, text: Read):
     """A text field, and sliders for the layer and the head, above the head's picture, in a live notebook.
 
-    Elsewhere, where nobody can move them, the picture of the head with the largest effect on the score.
+    Elsewhere, where nobody can move them, and for a pair, the picture of the head with the largest effect on
+    the score.
     """
     tokens, attention = explainer.attentions(text)
-    if attention is None or not runtime.progress_wanted():
+    if attention is None or not isinstance(text, str) or not runtime.progress_wanted():
         effects = _effects(explainer, text)
         chosen = telling_heads(tokens, attention, 1) if effects is None else strongest_heads(effects, 1)
         return plot_heads(tokens, attention, chosen)
@@ -42,7 +44,7 @@ def explore_attention(explainer: Explainer, text: str):
     return None
 
 
-def effects_table(explainer: Explainer, text: str, count: int = 5) -> pd.DataFrame | None:
+def effects_table(explainer: Explainer, text: Read, count: int = 5) -> pd.DataFrame | None:
     """The heads, counted from 0, with the largest effect on the score of a text when they are masked."""
     effects = _effects(explainer, text)
     if effects is None:
@@ -52,7 +54,7 @@ def effects_table(explainer: Explainer, text: str, count: int = 5) -> pd.DataFra
     return pd.DataFrame(rows, columns=["layer", "head", "effect on the score"])
 
 
-def _effects(explainer: Explainer, text: str) -> np.ndarray | None:
+def _effects(explainer: Explainer, text: Read) -> np.ndarray | None:
     try:
         return head_effects(explainer, text)
     except InputError:

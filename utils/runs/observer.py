@@ -1,6 +1,8 @@
 """What our own loop does beside stepping, for another loop that says when it has stepped and evaluated."""
 
 import contextlib
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -31,8 +33,10 @@ class Observer:
         keep: whether to show samples and leave a folder; False: only average.
     """
 
+    _locks: ClassVar[dict[Path, contextlib.ExitStack]] = {}  # of this process's trainings, by folder
+
     def __init__(self, keep: bool = True):
-        self.keep, self.stack = keep, contextlib.ExitStack()
+        self.keep = keep
 
     def begin(self, training: Training, table: pd.DataFrame, loop: str) -> None:
         """Training is about to begin, in a loop of this name, which run.json keeps.
@@ -49,6 +53,8 @@ class Observer:
         data = fingerprint(table, training.config)
         check_second_stage(training.config, data)
         probe(training)
+        self._locks.pop(self.folder, contextlib.ExitStack()).close()  # left by one that was interrupted here
+        self._locks[self.folder] = self.stack = contextlib.ExitStack()
         self.stack.enter_context(lock_fold(self.folder))
         metadata = describe(training, table, data) | {"loop": loop}
         distributed.run_on_main(lambda: check_disk_space(training, self.folder))

@@ -38,7 +38,7 @@ def with_names(config: TextModelConfig) -> TextModelConfig:
     config, kind = copy.deepcopy(config), ""
     if config.task:
         task = task_of(config)
-        kind = _kind(task)
+        kind = kind_of(task)
         if task.problem_type and not _has_parts(task):
             by_class = task.problem_type == "single_label_classification"
             labels = getattr(task, "labels", [task.outputs])[0] if by_class else task.outputs
@@ -54,7 +54,7 @@ def with_names(config: TextModelConfig) -> TextModelConfig:
     return config
 
 
-def _kind(task: Task) -> str:
+def kind_of(task: Task) -> str:
     """How transformers' class is called that answers what the task asks; "" if there is none."""
     if task.per_token:
         return QUESTION if task.outputs == ("start", "end") else ""

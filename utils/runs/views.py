@@ -37,6 +37,10 @@ def predict_views(
     Raises InputError for a kind that is not known, or that the task or the tokenizer does not allow.
     """
     check_choice("kind", kind, KINDS)
+    if number < 1 or not 0 <= share < 1:
+        raise InputError(
+            f"number={number}, share={share}: ask for one view or more, and a share from 0 to 1."
+        )
     model, tokenizer = artifacts.load_model(folder)
     _check_kind(task, tokenizer, kind)
     predictions = []
@@ -56,10 +60,10 @@ def predict_views(
 
 
 def _check_kind(task: Task, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    if kind in ("side", "window") and (task.per_token or task.extras or not tokenizer.is_fast):
+    several = task.config.pair_column or task.per_token or task.extras
+    if kind in ("side", "window") and (several or not tokenizer.is_fast):
         raise InputError(
-            f"kind={kind} would move what task={task.name} points at, or its tokenizer knows no offsets; "
-            "use mask or dropout."
+            f"kind={kind} cuts single texts, by a tokenizer that knows offsets; use mask or dropout here."
         )
     if kind == "mask" and tokenizer.mask_token_id is None:
         raise InputError("kind=mask: this tokenizer has no mask token; use dropout.")

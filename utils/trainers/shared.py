@@ -18,7 +18,7 @@ from utils.training.setup import Training, prepare
 
 #: Settings that are our own loop's work.
 OURS = ["accumulation_steps", "weight_format", "compile", "save_every", "save_minutes", "time_limit_hours"]
-OURS += ["resume_from"]
+OURS += ["resume_from", "eval_from"]
 
 
 @dataclass

@@ -33,7 +33,7 @@ async function readText() {
   read = { ...(await ask("read", text())), text: text() };
   at("results").hidden = false;
   at("score").textContent = `${read.explained} ${read.score.toFixed(3)}`;
-  const numbers = count => [...Array(count).keys()].map(n => [n, n + 1]);
+  const numbers = count => [...Array(count).keys()].map(n => [n, n]);
   fill(at("layer"), numbers(read.layers));
   fill(at("head"), [["", "mean of all"], ...numbers(read.heads)]);
   const largest = Math.max(...read.rollout.values);
@@ -59,7 +59,7 @@ async function showHead() {
   at("under").textContent = "";
   draw();
   for (const cell of at("heads").querySelectorAll("td"))
-    cell.classList.toggle("chosen", cell.title.startsWith(`layer ${chosen.layer + 1}, head ${chosen.head + 1}:`));
+    cell.classList.toggle("chosen", cell.title.startsWith(`layer ${chosen.layer}, head ${chosen.head}:`));
 }
 
 function draw() {
@@ -102,19 +102,19 @@ async function measure() {
   try {
     const { effects, strongest } = await ask("effects", read.text);
     const largest = Math.max(...effects.flat().map(Math.abs)) || 1;
-    const name = (layer, head) => `layer ${layer + 1}, head ${head + 1}: ${effects[layer][head].toFixed(4)}`;
+    const name = (layer, head) => `layer ${layer}, head ${head}: ${effects[layer][head].toFixed(4)}`;
     at("heads").replaceChildren(...effects.map((row, layer) => {
       const line = document.createElement("tr");
       line.append(...row.map((effect, head) => {
         const cell = document.createElement("td");
         cell.title = name(layer, head);
-        cell.textContent = head + 1;
+        cell.textContent = head;
         cell.style.background = shade(effect > 0 ? BLUE : ORANGE, Math.abs(effect) / largest);
         cell.onclick = () => { at("layer").value = layer; at("head").value = head; showHead(); };
         return cell;
       }));
       const label = document.createElement("th");
-      label.textContent = `layer ${layer + 1}`;
+      label.textContent = `layer ${layer}`;
       line.prepend(label);
       return line;
     }));
