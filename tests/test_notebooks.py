@@ -19,6 +19,7 @@ from PIL import Image
 
 from tests import hostile
 from tests.lit.label_runs import KINDS, label_table
+from utils import Config, add_folds, fit_fold, load_table
 from utils.machine import runtime
 from utils.reporting import style
 
@@ -324,6 +325,20 @@ def test_lit_answers_for_labels(tmp_path, parameters, kind):
     assert explained in text
     pictures = {path.stem for path in (tmp_path / "output" / "tiny-labels" / "pictures").iterdir()}
     assert pictures == {"words", "attention", "head", "heads", "rollout", "maps", "effects", "easy-hard"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("pooling", ["tokens", "lcf_cdw", "lsa"])
+def test_lit_answers_for_pairs(tmp_path, parameters, pooling):
+    preset = "questions" if pooling == "tokens" else "aspects"
+    options = {"preset": preset, "encoder": "tiny", "max_rows": "150", "epochs": "1", "swa_start": "0.4"}
+    options |= {"swa_every": "2", "pooling": pooling, "output_dir": str(tmp_path / "output")}
+    config = Config.make(**options)
+    fit_fold(config, add_folds(load_table(config), config))
+    settings = ["-p", "preset", preset, "-p", "texts", "8", *parameters]
+    done = run_papermill(INTERPRETATION, tmp_path / "04.ipynb", *settings, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Words are left out of single texts here" in (tmp_path / "04.ipynb").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,11 @@ def test_settings_come_from_p_from_options_and_from_a_file(tmp_path, monkeypatch
     ("module", "part"),
     [
         ("batch", "usage: python -m batch [-p NAME VALUE ...] [--NAME VALUE ...] [options]"),
-        ("batch.kaggle", "usage: python -m batch.kaggle [-p NAME VALUE ...] [--NAME VALUE ...] --user USER"),
+        pytest.param(
+            "batch.kaggle",
+            "usage: python -m batch.kaggle [-p NAME VALUE ...] [--NAME VALUE ...] --user USER",
+            marks=pytest.mark.full,
+        ),
         ("batch.supervisor", "python -m batch.supervisor COMMAND ..."),
     ],
 )

@@ -364,6 +364,7 @@ def test_accelerate_launches_a_fold_from_a_shell(workspace, tiny, tiny_table):
     assert_close(one, workspace / "launched" / "tiny" / "fold-0")
 
 
+@pytest.mark.full
 def test_the_command_line_reports_a_typo_in_one_line():
     command = [sys.executable, "-m", "utils", "train", "-p", "fld", "3"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=runtime.ROOT)

@@ -236,6 +236,7 @@ def test_a_model_of_another_type_is_refused(model_type, words, tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.full
 def test_the_tiny_encoder_is_the_same_on_every_machine(tmp_path):
     """Otherwise the same seed would give different weights on two machines of a cluster."""
     code = """

@@ -19,6 +19,7 @@ from tests.runs.helpers import OPTIONS, Stop, assert_same, stop_after
 from utils import add_folds, fit_fold, load_table, predict
 from utils.config import Config, InputError
 from utils.explain.explainer import Explainer
+from utils.release.card import card
 from utils.release.onnx import export
 from utils.release.publish import stage
 from utils.runs.artifacts import read_predictions, read_result
@@ -106,6 +107,7 @@ def test_it_resumes_is_explained_exported_and_published(tiny, tiny_table, monkey
     for reading in readings:
         assert 0 < reading.attention.sum() <= 1.00001
 
+    assert 'pipeline("text-classification", "owner/name", top_k=None)' in card(folder / "last", "owner/name")
     assert "model.safetensors" in stage(folder / "averaged", tmp_path / "staged", "owner/name")
     assert type(AutoModel.from_pretrained(tmp_path / "staged")).__name__ == "BertModel"
     again = fit_fold(tiny(run="second", encoder=str(folder / "averaged"), pooling="native"), tiny_table)

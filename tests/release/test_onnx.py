@@ -125,6 +125,10 @@ def test_a_folder_that_is_no_export_is_not_replaced_and_a_damaged_one_not_read(
     with pytest.raises(InputError, match="exists and is no export; name another: --output"):
         export(folder, tmp_path / "notes")
     path = exported("numbers") / "model.onnx"
+    whole = (path.parent / "README.md").read_text()
+    (path.parent / "README.md").write_text(f"{whole}\nMIT\n")
+    assert len(predict(path.parent, rows)) == len(rows), "a card is its owner's to edit"
+    (path.parent / "README.md").write_text(whole)
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:

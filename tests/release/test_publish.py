@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from utils.config import Config, InputError
 from utils.data.sources import BUILT_IN, OPEN
 from utils.machine import runtime
 from utils.release.card import DATA, card
-from utils.release.publish import publish
+from utils.release.publish import publish, stage
 from utils.runs import artifacts
 from utils.runs.fold import fit_fold
 from utils.runs.run import open_run
@@ -92,6 +93,27 @@ def test_a_dry_run_writes_what_would_go_and_it_can_be_predicted_with(fold):
     publish(fold / "averaged", "me/easy", dry_run=True)
     assert (target / "README.md").read_text() == "my own words"
     (fold / "averaged" / "README.md").unlink()
+
+
+def test_what_was_not_written_by_it_is_not_replaced_and_a_full_disk_is_told(fold, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="mine exists and was not written by publish; move it away"):
+        stage(fold / "averaged", tmp_path / "mine", "me/easy")
+
+    def copy(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy", copy)
+    with pytest.raises(
+        InputError, match=r"new cannot be written \(No space left on device\); free some space"
+    ):
+        stage(fold / "averaged", tmp_path / "new", "me/easy")
+    assert not (tmp_path / "new").exists()
+
+
+def test_weights_that_were_chosen_on_the_rows_that_score_them_say_so(fold):
+    assert "scored best on the same rows, so that the scores flatter" in card(fold / "best")
+    assert "flatter" not in card(fold / "averaged")
 
 
 @pytest.fixture

@@ -102,6 +102,7 @@ def test_folds_are_also_read_from_an_earlier_or_an_attached_output(two_folds, tm
     assert list(open_run(two_folds).folders) == [0, 3]
 
 
+@pytest.mark.full
 def test_training_in_a_process_passes_all_settings_on(workspace, tiny, capfd):
     config = tiny(output_dir=str(workspace / "elsewhere"), fold=2, max_rows=40, averaging="none", snapshots=0)
     folder = train_in_process(config)

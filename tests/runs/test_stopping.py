@@ -133,7 +133,7 @@ def test_early_stopping_keeps_the_average(on, tiny, tiny_table, capsys):
     assert (folder / "averaged" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("on", ["raw", "averaged"])
+@pytest.mark.parametrize("on", [pytest.param("raw", marks=pytest.mark.full), "averaged"])
 def test_patience_survives_a_kill(on, tiny, tiny_table, monkeypatch):
     """A killed run still stops early at the same step, even if it is killed after the last evaluation."""
     options = {**OPTIONS, "epochs": 40, "lr": 3e-2, "patience": 3, "patience_on": on, "save_every": 2}

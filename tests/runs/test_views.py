@@ -81,6 +81,8 @@ def test_what_a_task_does_not_allow_is_refused(folder, tiny, tiny_table):
     task = make_task(tiny(max_length=16), tiny_table)
     with pytest.raises(InputError, match=r"kind.*masks.*did you mean 'mask'|kind='masks'"):
         predict_views(task, folder / "last", tiny_table, "masks", 2)
+    with pytest.raises(InputError, match=r"number=0, share=0.1: ask for one view or more"):
+        predict_views(task, folder / "last", tiny_table, "mask", 0)
     task.per_token = True
     with pytest.raises(InputError, match="use mask or dropout"):
         predict_views(task, folder / "last", tiny_table, "window", 2)

@@ -98,7 +98,7 @@ def is_file_error(error: Exception) -> bool:
 
 def is_disk_full(error: Exception) -> bool:
     """Whether no more can be written: the disk is full, or the quota or a file's largest size is reached."""
-    written = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries have it
+    written = re.search(r"(?:os error |Errno )(\d+)", str(error))  # of Rust's libraries, and of whole folders
     return (int(written[1]) if written else getattr(error, "errno", None)) in _FULL
 
 
