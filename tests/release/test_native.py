@@ -44,8 +44,8 @@ def own_class(folder, texts, **options):
     model = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=False).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        inputs = [tokenizer(text, truncation=True, return_tensors="pt") for text in texts]
-        return model, torch.cat([model(**one).logits for one in inputs])
+        inputs = tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
+        return model, model(**inputs).logits
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def build_model(config: Config, task: Task | None = None) -> tuple[TextModel, Pr
     if config.pooling == NATIVE:
         with value_errors_as_input_errors():
             check_native(encoder_config.model_type)
+        if encoder_config.pad_token_id is None:  # or transformers' class could not read texts in batches
+            encoder_config.pad_token_id = tokenizer.pad_token_id
     model = _fresh_model(config, encoder_config, task)
     _check_positions(model, config)
     weights = load_weights(config.encoder, encoder_config)
