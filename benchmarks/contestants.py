@@ -48,6 +48,7 @@ class Setting:
     length: int
     precision: str
     rows: int = 3773  # at least so many are tokenised
+    compile: str = "off"  # ours alone
 
     def config(self) -> Config:
         return Config.make(
@@ -60,6 +61,7 @@ class Setting:
             precision=self.precision,
             swa_start=0.9,
             swa_every=0,
+            compile=self.compile,
         )
 
     def table(self, steps: int) -> pd.DataFrame:

@@ -48,8 +48,8 @@ NAMES = {
 
 def make_config(arguments, **changes) -> Config:
     given = {"data": arguments.data, "max_rows": arguments.rows, "epochs": arguments.epochs}
-    given = {name: value for name, value in given.items() if value}
-    return Config.make("demo", **given, precision=arguments.precision, snapshots=0, **changes)
+    given = {name: value for name, value in given.items() if value} | {"encoder": arguments.encoder}
+    return Config.make(arguments.preset, **given, precision=arguments.precision, snapshots=0, **changes)
 
 
 # --- the Trainer and Lightning -----------------------------------------------------------------------------
@@ -254,6 +254,7 @@ def read_command_line() -> argparse.Namespace:
     parser.add_argument("--one", choices=list(NAMES), help="one contestant, once, in this process")
     arguments = parser.parse_args()
     (arguments.precision,) = common.parse_precisions(arguments.precision)
+    arguments.preset, arguments.encoder = "demo", common.find_minilm()
     return arguments
 
 

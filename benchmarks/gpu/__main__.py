@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks import common
-from benchmarks.gpu import correct, fast, others, summary, waits
+from benchmarks.gpu import compiled, correct, fast, others, summary, waits
 from benchmarks.gpu.record import Options, Record
 from utils.config import InputError
 from utils.machine import runtime
@@ -16,6 +16,7 @@ PARTS: dict[str, Callable[[Record, Path], None]] = {
     "correct": correct.run,
     "fast": fast.run,
     "waits": waits.run,
+    "compile": compiled.run,
     "apex": others.run_apex,
     "tests": others.run_tests,
 }

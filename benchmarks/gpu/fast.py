@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import importlib.util
+import statistics
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from benchmarks import common, measure, quality, throughput
+from benchmarks import common, measure, quality, throughput, whole_fold
 from benchmarks.contestants import NAMES, Setting
 from benchmarks.gpu.record import Options, Record
 from benchmarks.gpu.workers import Worker, WorkerError
@@ -81,6 +82,12 @@ def demo_fold(preset: str, encoder: str) -> dict:
     arguments = Namespace(preset=preset, encoder=encoder, data=None, rows=0, fold=1)
     measured = quality.ours(arguments)
     return {name: measured[name] for name in ("precision", "whole", "spent")} | {"preset": preset}
+
+
+def whole_fold_of(name: str, preset: str, encoder: str) -> dict:
+    """A contestant's fold of the preset as benchmarks.whole_fold has it: seconds, steps, peak memory."""
+    chosen = {"preset": preset, "encoder": encoder, "data": None, "rows": 0, "epochs": 0}
+    return whole_fold.one(name, Namespace(**chosen, precision=common.best_precision()))
 
 
 # --- the part ----------------------------------------------------------------------------------------------
@@ -181,6 +188,26 @@ class Fast:
         except WorkerError as error:
             fold = {"preset": preset, "error": str(error)}
         self.record.update(demo=fold)
+        self.compare_folds(preset, encoder)
+
+    def compare_folds(self, preset: str, encoder: str) -> None:
+        """The fold by each contestant of benchmarks.whole_fold, in turns, in the processes of the others."""
+        runs: dict[str, list[float]] = {name: [] for name in whole_fold.NAMES}
+        for _ in range(TURNS):
+            for name, seconds in runs.items():
+                worker = name if name in self.workers.workers else "ours"
+                if (name == "lightning" and worker != name) or self.record.seconds_left() < 5:
+                    continue
+                try:
+                    done = self.workers.call(worker, whole_fold_of, name, preset, encoder, seconds=60)
+                except WorkerError as error:
+                    self.record.content["demo"].setdefault("errors", {})[name] = str(error)
+                    continue
+                seconds.append(done["seconds"])
+                self.record.update(demo=self.record.content["demo"] | {"folds": runs})
+        medians = {whole_fold.NAMES[name]: statistics.median(all_) for name, all_ in runs.items() if all_}
+        said = ", ".join(f"{name} {seconds:.1f}" for name, seconds in medians.items())
+        print(f"a whole fold of {preset}: {said} s", flush=True)
 
 
 def label(setting: Setting) -> str:

@@ -1,11 +1,13 @@
 """The section of RESULTS.md on what the GPU check found, and its plot."""
 
+import statistics
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from benchmarks import plots
+from benchmarks import plots, whole_fold
 from benchmarks.contestants import NAMES
+from benchmarks.gpu import compiled
 from benchmarks.gpu.record import outcome
 from benchmarks.gpu.summary import against_better, median, ratio, read, speed, tests_summary, title
 from benchmarks.gpu.waits import summarize
@@ -23,7 +25,8 @@ def section(folder: Path) -> str:
     results = read(folder)
     if not results:
         return NOTHING
-    texts = {"correct": correct_text, "fast": fast_text, "waits": waits_text, "apex": apex_text}
+    texts = {"correct": correct_text, "fast": fast_text, "waits": waits_text}
+    texts |= {"compile": compile_text, "apex": apex_text}
     parts = [texts.get(result["part"], tests_text)(result, name) for name, result in results.items()]
     return "\n\n".join(parts)
 
@@ -99,8 +102,18 @@ def demo_text(demo: dict) -> str:
     spent = ", ".join(f"{name} {seconds / demo['whole']:.0%}" for name, seconds in demo["spent"].items())
     return (
         f"A whole fold of the {demo['preset']} preset, evaluations and saving included, in "
-        f"{demo['precision']}: {demo['whole']:.1f} s, of which {spent}."
+        f"{demo['precision']}: {demo['whole']:.1f} s, of which {spent}." + folds_text(demo)
     )
+
+
+def folds_text(demo: dict) -> str:
+    """The seconds of a whole fold by each contestant of benchmarks.whole_fold, as far as measured."""
+    folds = {whole_fold.NAMES[name]: runs for name, runs in demo.get("folds", {}).items() if runs}
+    if not folds:
+        return ""
+    listed = ", ".join(f"{name} {statistics.median(runs):.1f} s" for name, runs in folds.items())
+    turns = max(map(len, folds.values()))
+    return f" Like `benchmarks.whole_fold`, in a process that has begun before, medians of {turns}: {listed}."
 
 
 def waits_text(result: dict, name: str) -> str:
@@ -123,6 +136,12 @@ def waits_text(result: dict, name: str) -> str:
         paragraphs.append(table(["seen by", "call or line", "times a step"], rows) if rows else "None waits.")
     paragraphs += [f"**{case}** failed: {why}." for case, why in result.get("errors", {}).items()]
     return "\n\n".join(paragraphs)
+
+
+def compile_text(result: dict, name: str) -> str:
+    """The checks, and a line per setting."""
+    lines = [f"- {entry['setting']}: {compiled.describe(entry)}." for entry in result.get("speeds", [])]
+    return "\n\n".join([head("torch.compile", result), checks_table(result), "\n".join(lines)])
 
 
 def apex_text(result: dict, name: str) -> str:

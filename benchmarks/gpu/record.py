@@ -39,7 +39,7 @@ class Record:
     """The results of one part, written to ``gpu-<part>-<device>.json`` after every change.
 
     Args:
-        part: "correct", "fast", "waits", "apex" or "tests".
+        part: "correct", "fast", "waits", "compile", "apex" or "tests".
     """
 
     def __init__(self, part: str, options: Options):

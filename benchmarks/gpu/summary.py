@@ -4,10 +4,11 @@ import json
 import statistics
 from pathlib import Path
 
+from benchmarks.gpu.compiled import describe
 from benchmarks.gpu.record import outcome
 from benchmarks.gpu.waits import summarize
 
-PARTS = ("correct", "fast", "waits", "apex", "tests")
+PARTS = ("correct", "fast", "waits", "compile", "apex", "tests")
 
 
 def read(folder: Path) -> dict[str, dict]:
@@ -26,7 +27,8 @@ def part_summary(result: dict | None) -> str:
     if result is None:
         return "left nothing"
     cut_off = "" if result["finished"] else f" (cut off after {result['seconds']:.0f} s)"
-    summaries = {"fast": fast_summary, "waits": waits_summary, "tests": tests_summary}
+    summaries = {"fast": fast_summary, "waits": waits_summary, "compile": compile_summary}
+    summaries["tests"] = tests_summary
     return summaries.get(result["part"], checks_summary)(result) + cut_off
 
 
@@ -52,6 +54,11 @@ def fast_summary(result: dict) -> str:
     return "; ".join(
         [f"{len(settings)} settings, {len(result.get('not_measured', []))} not measured", *texts]
     )
+
+
+def compile_summary(result: dict) -> str:
+    speeds = [f"{entry['setting']}: {describe(entry)}" for entry in result.get("speeds", [])]
+    return "; ".join([checks_summary(result), *speeds])
 
 
 def waits_summary(result: dict) -> str:
