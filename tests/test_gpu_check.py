@@ -378,9 +378,9 @@ def script(folder, *arguments, **environment):
 @pytest.mark.parametrize(
     ("arguments", "environment", "status", "parts"),
     [
-        ([], {}, 0, ["correct", "fast", "waits", "apex", "tests", "summary"]),
+        ([], {}, 0, ["correct", "fast", "waits", "compile", "apex", "tests", "summary"]),
         (["tests", "correct"], {}, 0, ["tests", "correct", "summary"]),
-        ([], {"FAILS": "correct"}, 1, ["correct", "fast", "waits", "apex", "tests", "summary"]),
+        ([], {"FAILS": "correct"}, 1, ["correct", "fast", "waits", "compile", "apex", "tests", "summary"]),
         (["fast", "waits"], {"FAILS": "fast"}, 0, ["fast", "waits", "summary"]),
         (["fast", "correct"], {"SECONDS_IN_ALL": "5"}, 1, ["summary"]),
         (["slow"], {}, 2, []),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from benchmarks.gpu import folds, mechanics
 from benchmarks.gpu.record import Check, Record, Skip
-from benchmarks.gpu.workers import CPU, Worker
+from benchmarks.gpu.workers import CPU, Worker, WorkerError
 from utils.config import Config
 from utils.machine import precision
 from utils.runs import artifacts, checkpoint
@@ -37,7 +37,7 @@ class Correct:
         name = folds.__name__
         self.cpu = Worker(name, **CPU)
         self.one, self.two, self.victim = Worker(name), Worker(name), Worker(name)
-        self.references: dict[str, Path] = {}
+        self.references: dict[str, Path] | WorkerError | None = None
         chosen = {model: self.chosen(model) | {"precision": "fp32"} for model in MODELS}
         self.cpu.submit(folds.train_all, folder / "cpu", chosen)
 
@@ -75,7 +75,8 @@ class Correct:
         reference = self.reference(model)
         scores = [artifacts.read_result(path)["scores"]["last"]["rmse"] for path in (folder, reference)]
         self.record.update(rmse=self.record.content.get("rmse", {}) | {f"{model} {name}": scores})
-        return [
+        skipped = Check("skipped steps", folds.skipped_steps(folder) if name == "fp16" else 0, 0)
+        return [skipped] * (name == "fp16") + [
             Check(
                 f"difference of {weights} predictions", difference(folder, reference, weights), BOUNDS[name]
             )
@@ -84,8 +85,13 @@ class Correct:
 
     def reference(self, model: str) -> Path:
         """The fold that the CPU trained."""
-        if not self.references:
-            self.references = self.cpu.result(self.record.seconds_left())
+        if self.references is None:
+            try:
+                self.references = self.cpu.result(self.record.seconds_left())
+            except WorkerError as error:
+                self.references = error
+        if isinstance(self.references, WorkerError):  # would be waited for in vain by each check
+            raise self.references
         return self.references[model]
 
     def gpu_fold(self) -> Path:

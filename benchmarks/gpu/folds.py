@@ -2,8 +2,11 @@
 
 import os
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
+import accelerate.accelerator
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +21,7 @@ from utils.runs import artifacts
 from utils.runs.fold import fit_fold
 from utils.tasks import add_folds, load_table, make_task
 
+LOSS_SCALE = 2.0**8  # of fp16, to begin with
 #: Dropout draws other masks on another device, so there is none where devices are compared.
 SAME_EVERYWHERE = {"head_dropout": 0.0, "encoder_dropout": 0.0}
 #: Many short epochs, everything saved after every step: for a training that is killed.
@@ -45,9 +49,15 @@ def settings(model: str, dry_run: bool) -> dict:
 
 
 def train(output: Path, **chosen) -> Path:
-    """Train a fold on this process's device; its folder."""
-    config = Config.make(output_dir=str(output), **chosen)
-    return fit_fold(config, add_folds(load_table(config), config))
+    """Train a fold on this process's device; its folder.
+
+    fp16 starts from a loss scale at which nothing overflows: a step that is skipped to find the scale would
+    move the predictions away from those of a device that took it.
+    """
+    config, scaler = Config.make(output_dir=str(output), **chosen), accelerate.accelerator.get_grad_scaler
+    lower = partial(scaler, init_scale=LOSS_SCALE)
+    with patch.object(accelerate.accelerator, "get_grad_scaler", lower):
+        return fit_fold(config, add_folds(load_table(config), config))
 
 
 def train_all(output: Path, chosen: dict[str, dict]) -> dict[str, Path]:
@@ -81,7 +91,8 @@ def try_nccl(rank: int, port: int) -> str:
 
 def join_group(rank: int, port: int, backend: str) -> None:
     """Make this process one of two that Accelerate takes to have been launched together."""
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    # Both have the local rank 0: Accelerate takes the GPU with that number, and there is one.
+    variables = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in variables.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     AcceleratorState._reset_state(True)
@@ -111,6 +122,12 @@ def read_config(folder: Path) -> Config:
 def predictions(folder: Path, weights: str = "last") -> np.ndarray:
     """What a fold wrote for its held-out rows, (rows,); weights "target": what they should be."""
     return artifacts.read_predictions(folder)[weights].to_numpy(dtype=float)
+
+
+def skipped_steps(folder: Path) -> int:
+    """How many steps a fold left out since their gradients overflowed in fp16."""
+    scale = pd.read_csv(folder / "history.csv")["loss_scale"].iloc[-1]
+    return round(np.log2(LOSS_SCALE / scale)) if scale < LOSS_SCALE else 0
 
 
 def predict_again(folder: Path) -> np.ndarray:

@@ -106,10 +106,16 @@ def kernels(events: list[dict], seconds: float) -> dict:
     if not torch.cuda.is_available():
         return {"kernels_per_step": None, "idle_share": None}
     on_gpu = [event for event in events if event.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+    seconds_of, calls = Counter[str](), Counter[str]()
+    for event in on_gpu:
+        seconds_of[event["name"][:80]] += event["dur"] / 1e6 / STEPS
+        calls[event["name"][:80]] += 1
+    longest = {name: [took, calls[name] / STEPS] for name, took in seconds_of.most_common(20)}
     busy = busy_seconds([(event["ts"], event["ts"] + event["dur"]) for event in on_gpu])
     return {
         "kernels_per_step": sum(event["cat"] == "kernel" for event in on_gpu) / STEPS,
         "idle_share": max(0.0, 1 - busy / STEPS / seconds),
+        "longest_kernels": longest,  # seconds and calls in a step, by name
     }
 
 

@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, BertModel, T5Config, T5EncoderModel
+from transformers import AutoModel, AutoTokenizer, BertModel, T5Config, T5EncoderModel
 
 from tests.conftest import FAMILIES, SHAPE, save_encoder
 from utils.config import Config, InputError
 from utils.machine import encoders
 from utils.machine.encoders import encoder_source, make_tiny_encoder
+from utils.modeling.model import TextModel
 from utils.training.build import build_model
+from utils.training.setup import prepare
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,17 @@ def test_a_fold_of_an_earlier_version_is_no_encoder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "text_regressor"}))
     with pytest.raises(InputError, match="trained by an earlier version of this suite"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_saved_in_half_precision_are_trained_in_float32(tmp_path, tiny, tiny_table, dtype):
+    source = make_tiny_encoder(tmp_path / "tiny-encoder")
+    half = AutoModel.from_pretrained(source).to(dtype)
+    half.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "half")
+    training = prepare(tiny(encoder=str(tmp_path / "half")), tiny_table, 0)
+    assert {weight.dtype for weight in training.model.parameters()} == {torch.float32}
+    start = training.model.encoder.get_input_embeddings().weight
+    torch.testing.assert_close(start, half.get_input_embeddings().weight.float(), rtol=0, atol=0)
+    training.model.save_pretrained(tmp_path / "saved")
+    assert TextModel.from_pretrained(tmp_path / "saved").encoder.dtype == torch.float32

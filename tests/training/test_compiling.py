@@ -136,8 +136,10 @@ def test_a_machine_that_cannot_compile_is_told_what_to_do(tiny, tiny_table, monk
 
 @pytest.mark.full
 def test_a_really_compiled_fold_has_the_same_results(tiny, tiny_table):
+    """Without dropout: compiled code draws other masks."""
     torch.compiler.reset()
-    folders = [fit_fold(tiny(run=kind, compile=kind), tiny_table) for kind in ("off", "on")]
+    options = {"head_dropout": 0.0}
+    folders = [fit_fold(tiny(run=kind, compile=kind, **options), tiny_table) for kind in ("off", "on")]
     assert_close(*folders)
 
 

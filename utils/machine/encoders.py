@@ -61,6 +61,7 @@ def read_encoder_config(encoder: str) -> PreTrainedConfig:
             f"encoder={encoder!r} is a {config.model_type}, not an encoder of one stack; choose an encoder "
             "such as roberta-base."
         )
+    config.dtype = torch.float32  # of the model that is made by it, whatever the weights were saved in
     return config
 
 

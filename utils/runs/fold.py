@@ -32,7 +32,6 @@ from utils.runs.samples import Sampler
 from utils.runs.seal import verify
 from utils.runs.stopping import Saver, Stopper, stop_signals
 from utils.tasks import find_leaks
-from utils.training.compiling import compile_seconds
 from utils.training.loop import evaluate, train_epoch
 from utils.training.probe import probe
 from utils.training.setup import Training, prepare
@@ -240,7 +239,7 @@ def finish(training: Training, table: pd.DataFrame, folder: Path, progress: Prog
         progress.predictions = evaluate(training)
     distributed.run_on_main(lambda: results.write(training, table, folder, progress, reason))
     if training.compiled != "off":
-        say(f"Compiling took {compile_seconds():.1f} s of the {progress.seconds:.1f} s.")
+        say(f"Compiling took {training.compile_seconds():.1f} s of the {progress.seconds:.1f} s.")
     if reason == "patience":
         say(f"Stopped early: no better score in {training.config.patience} evaluations.")
     if reason == "time limit":

@@ -15,7 +15,6 @@ from utils.machine.files import write_json, write_table
 from utils.machine.runtime import display_path
 from utils.runs import artifacts
 from utils.runs.progress import Progress, current_weights
-from utils.training.compiling import compile_seconds
 from utils.training.predict import decode, predict_batches
 from utils.training.setup import Training, split_rows
 
@@ -86,7 +85,9 @@ def summary(training: Training, progress: Progress, predictions: dict[str, np.nd
     scores = {
         weights: training.task.scores(training.targets, array) for weights, array in predictions.items()
     }
-    compiling = {} if training.compiled == "off" else {"compile_seconds": round(compile_seconds(), 1)}
+    compiling = (
+        {} if training.compiled == "off" else {"compile_seconds": round(training.compile_seconds(), 1)}
+    )
     best_epoch = float(history["epoch"].iloc[metric.best(history[metric.name])]) if len(history) else None
     return {
         "metric": asdict(metric),

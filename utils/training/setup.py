@@ -43,6 +43,7 @@ class Training:
     steps_per_epoch: int
     total_steps: int
     compiled: str = "off"  # or "on", or "graphs"
+    compiled_before: float = 0.0  # seconds of compiling that this process spent on earlier trainings
     step: int = 0  # optimizer steps taken
     parts: int = 1  # that each micro-batch is cut into, since memory ran out
     losses: list[torch.Tensor] = field(default_factory=list)  # since the last evaluation, left on the device
@@ -57,6 +58,10 @@ class Training:
             self.optimizer.zero_grad(set_to_none=False)
         else:
             self.optimizer.zero_grad()
+
+    def compile_seconds(self) -> float:
+        """What compiling has taken in this training so far."""
+        return 0.0 if self.compiled == "off" else compiling.compile_seconds() - self.compiled_before
 
     def evaluation_due(self) -> bool:
         due = evaluates_after(self.step, self.config, self.steps_per_epoch)
@@ -112,6 +117,7 @@ def prepare(config: Config, table: pd.DataFrame, fold: int) -> Training:
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
         compiled=compiled,
+        compiled_before=0.0 if compiled == "off" else compiling.compile_seconds(),
     )
 
 
