@@ -52,7 +52,7 @@ BUDGETS = {
     "data": 1610,
     "modeling": 1550,
     "tasks": 2945,
-    "training": 1405,
+    "training": 1420,
     "runs": 2690,
     "release": 730,
     "trainers": 300,
